@@ -1,0 +1,1 @@
+"""The Python side of each peer: brokers written in Python, responders and clients."""

@@ -1,0 +1,1 @@
+"""Micro benchmarks (pytest-benchmark): one operation each, its result checked."""

@@ -1,0 +1,167 @@
+"""AI.desk: answers from a folder of documents, and passes on what they do not answer.
+
+The answer to a question is the node's reply, with its citations. When the desk does not know, it (1) tells the person's
+node the conversation so far, asking for its receipt to be confirmed, so that nobody is promised a colleague who is not
+there; (2) binds the thread to that node, so that the next message goes straight to it; (3) tells the asker. After the
+person hands the thread back, messages come here again.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skep import Hive, Message, Node, RemoteError, SkepError
+from skep_nodes.ai.decision import Decision, Desk, Sayings
+from skep_nodes.ai.index import DocumentIndex
+from skep_nodes.ai.model import Endpoint
+from skep_nodes.ai.words import Lexicon
+from skep_nodes.io import process
+from skep_nodes.io import settings as settings_files
+from skep_nodes.io.counters import expose
+from skep_nodes.io.settings import SettingsError, read_secrets
+from skep_nodes.io.text import text_payload, words_of
+
+log = logging.getLogger("skep.nodes.desk")
+
+DEMO_DOCUMENTS = Path(__file__).parent.parent / "demo_documents"
+QUESTION_CHARS_MAX = 4000  # a longer text is a letter, and letters are for people
+SAME_WORDS = (
+    ("cost", "price", "fee"),
+    ("delivery", "shipping", "ship", "deliver"),
+    ("parcel", "package"),
+    ("cancel", "cancellation"),
+    ("pay", "payment", "paid"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """An OpenAI-compatible endpoint; without a base_url the desk answers in the documents' own words."""
+
+    base_url: str = ""
+    """Such as http://127.0.0.1:8000/v1; `/chat/completions` is added."""
+    model: str = ""
+    timeout_s: float = 20.0
+    """Seconds for an answer; then the extractive one is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeskSettings:
+    """AI.desk's settings."""
+
+    name: str = "AI.desk"
+    documents: Path = DEMO_DOCUMENTS
+    """Folder of .md and .txt files, only read; changes are seen within two seconds."""
+    escalate_to: str = "IO.terminal"
+    """The node of the person who gets what the documents do not answer; empty for nobody."""
+    lease_s: float = 14_400.0
+    """Seconds after which a handed-over thread comes back by itself, should the person's node be gone: four hours."""
+    confidence_min: float = 0.6
+    """Below this estimated probability of being right, the desk does not answer."""
+    show_sources: bool = True
+    """Whether an answer's text ends with the documents' names; citations are in the payload in any case."""
+    same_words: tuple[tuple[str, ...], ...] = SAME_WORDS
+    """Words of the trade that mean the same; the first of each group stands for all."""
+    secrets_file: Path | None = None
+    """JSON {model_key}, mode 0600; needed only when the model's endpoint wants a key."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    sayings: Sayings = field(default_factory=Sayings)
+
+
+class DeskNode:
+    """The desk, joined to a node."""
+
+    def __init__(self, settings: DeskSettings, node: Node, desk: Desk) -> None:
+        self.settings, self.node, self.desk = settings, node, desk
+        expose(node, desk=desk.counters)
+        node.on_message(self.receive)
+        node.on_start(self._start)
+        node.on_stop(desk.close)
+
+    async def _start(self) -> None:
+        count = await self.desk.start()
+        log.info("%d sentences of %s", count, self.settings.documents)
+
+    async def receive(self, message: Message) -> dict[str, Any] | None:
+        """One message: the reply to it."""
+        text = words_of(message.payload)
+        if text is None:
+            raise RemoteError("invalid_payload", "this node reads text messages only")
+        if len(text) > QUESTION_CHARS_MAX:
+            raise RemoteError("payload_too_large", f"a question may have {QUESTION_CHARS_MAX} characters")
+        thread = message.thread_id or f"trace:{message.trace_id}"
+        turns = self.desk.memory.turns(thread)
+        decision = await self.desk.decide(thread, text)
+        said = decision.text
+        if decision.reason and not await self._escalate(message, decision, turns):
+            said = self.desk.sayings.nobody
+        self.desk.said(thread, said)
+        return text_payload(said, **decision.payload_members())
+
+    async def _escalate(self, message: Message, decision: Decision, turns: tuple[Any, ...]) -> bool:
+        """Whether a person has the conversation now."""
+        to = self.settings.escalate_to
+        if not to or not message.thread_id:
+            return False
+        said = [{"role": each.role, "text": each.text} for each in turns]
+        conversation = {
+            "type": "conversation",
+            "turns": said,
+            "reason": decision.reason,
+            "asker": message.source_name,
+        }
+        try:
+            await self.node.send(
+                to, conversation, thread=message.thread_id, trace=message.trace_id, ack="routed"
+            )
+            await self.node.escalate(message, to, decision.reason, self.settings.lease_s)
+        except SkepError as error:
+            log.warning("conversation %s could not be passed to %s: %s", message.thread_id, to, error)
+            return False
+        return True
+
+
+def make_desk(settings: DeskSettings, database: Path | None, model_key: str = "") -> Desk:
+    """The desk that `settings` describe. Raises SettingsError when the folder is not there."""
+    if not settings.documents.is_dir():
+        raise SettingsError(f"documents: {settings.documents} is not a folder")
+    lexicon = Lexicon(settings.same_words)
+    model = settings.model
+    endpoint = Endpoint(model.base_url, model.model, model_key, model.timeout_s) if model.base_url else None
+    return Desk(
+        lambda: DocumentIndex(settings.documents, database, lexicon),
+        lexicon,
+        confidence_min=settings.confidence_min,
+        show_sources=settings.show_sources,
+        sayings=settings.sayings,
+        endpoint=endpoint,
+    )
+
+
+def load_model_key(settings: DeskSettings, hive: Hive) -> str:
+    """The endpoint's key; empty when no file holds one, which a local server may well accept."""
+    path = process.secrets_path(hive, settings.name, settings.secrets_file)
+    if not settings.model.base_url or (settings.secrets_file is None and not path.exists()):
+        return ""
+    key = read_secrets(path).get("model_key", "")
+    if not isinstance(key, str):
+        raise SettingsError(f"{path}: model_key must be text")
+    return key
+
+
+def main() -> None:
+    options = settings_files.arguments(DeskSettings.__doc__ or "").parse_args()
+    settings = settings_files.load(DeskSettings, options)
+    hive = process.hive_of(options.hive)
+    database = hive.state_dir / "desk" / f"{process.base_of(settings.name)}.sqlite"
+    desk = make_desk(settings, database, load_model_key(settings, hive))
+    node = Node(settings.name, hive=hive.root)
+    DeskNode(settings, node, desk)
+    node.run()
+
+
+if __name__ == "__main__":
+    raise SystemExit(process.run_main(main))

@@ -1,0 +1,245 @@
+"""`skep demo`: a conversation through a whole hive, every step checked.
+
+A customer writes over real HTTP in WhatsApp's format; the desk answers from documents; what the documents do not
+say goes to a person; the conversation stays with the person until it is handed back. The transcript shows each
+message with the hops that the router recorded, and every expectation is checked: the last line is `demo: ok`, or
+the demo fails.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import skep_shm
+from skep_nodes.cli.demo_customer import Phone
+from skep_nodes.cli.demo_hive import NUMBER_ID, POLL_S, DemoError, DemoHive
+from skep_nodes.cli.explain import span_text
+from skep_nodes.cli.failure import Exit
+from skep_nodes.cli.output import printable
+from skep_nodes.cli.records import RecordsTail
+from skep_nodes.sy.tap import read_turns, spool_folder
+from skep_shm import Record, RecordKind
+
+DESK, PERSON, CHANNEL = "AI.desk", "IO.terminal", "IO.whatsapp"
+ANSWER_S, RECORD_S = 5.0, 2.0
+QUESTION = "How long does standard delivery within Spain take?"
+UNKNOWN = "Can you repair the lid of my grandmother's samovar?"
+FOLLOW_UP = "It is made of brass, is that a problem?"
+AGAIN = "How many days do I have to return an item?"
+REPAIR = "Yes. Bring it to our workshop in Valencia and we will look at it."
+BRASS = "Not at all, brass is what we repair most."
+SCRIPT = ("/wait", "/take", REPAIR, "/wait", BRASS, "/back")
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Step:
+    """One message of the transcript, and the way it took."""
+
+    who: str
+    text: str
+    hops: list[str] = field(default_factory=list)
+
+
+class Hops:
+    """Hop records since the customer last spoke."""
+
+    def __init__(self, tail: RecordsTail) -> None:
+        self._tail = tail
+        self._found: list[Record] = []
+        self._told: set[tuple[int, str]] = set()
+
+    def forget(self) -> None:
+        """The customer speaks: a new window begins."""
+        self._tail.read()
+        self._found.clear()
+        self._told.clear()
+
+    def take(self, source: str, dest: str) -> list[str]:
+        """The hops from one node to another that were not taken before. Raises DemoError when there is none."""
+        found = wait(lambda: self._between(source, dest), RECORD_S, f"a hop {source} → {dest} is recorded")
+        self._told |= {(each.mono_ns, each.dest_name) for each in found}
+        first_ns = self._found[0].mono_ns
+        return [f"{source} → {dest} +{span_text(each.mono_ns - first_ns)}" for each in found]
+
+    def has(self, source: str, dest: str) -> bool:
+        """Whether such a hop is recorded, also one that was taken."""
+        self._look()
+        return any(_is_between(each, source, dest) for each in self._found)
+
+    def _between(self, source: str, dest: str) -> list[Record]:
+        self._look()
+        found = (each for each in self._found if _is_between(each, source, dest))
+        return [each for each in found if (each.mono_ns, each.dest_name) not in self._told]
+
+    def _look(self) -> None:
+        self._found += [each for each in self._tail.read() if each.kind == RecordKind.HOP_OUT]
+
+
+def _is_between(record: Record, source: str, dest: str) -> bool:
+    ends = (record.source_name.partition("@")[0], record.dest_name.partition("@")[0])
+    return ends == (source, dest)
+
+
+class Demo:
+    """The conversation, step by step."""
+
+    def __init__(self, hive: DemoHive, phone: Phone) -> None:
+        self._hive, self._phone = hive, phone
+        self._url = hive.channel_url()
+        self._hops = Hops(RecordsTail(hive.root))
+        self.steps: list[Step] = []
+
+    def play(self) -> None:
+        """Every step. Raises DemoError at the first that is not as it should be."""
+        self._documents_answer(QUESTION, "two to three working days", "shipping.md")
+        self._desk_escalates()
+        self._person_stays()
+        self._person_hands_back()
+        self._documents_answer(AGAIN, "30 days", "returns.md")
+
+    def _documents_answer(self, question: str, words: str, document: str) -> None:
+        asked = self._say(question)
+        answer = self._hear("desk")
+        expect(words in answer.text, f"the desk answers {words!r}", answer.text)
+        asked.hops = self._hops.take(CHANNEL, DESK)
+        answer.hops = self._hops.take(DESK, CHANNEL)
+        wait(lambda: last_citation(self._hive, document), RECORD_S, f"the desk's answer cites {document}")
+
+    def _desk_escalates(self) -> None:
+        asked = self._say(UNKNOWN)
+        notice = self._hear("desk")
+        expect("colleague" in notice.text, "the desk says that a colleague will answer", notice.text)
+        answer = self._hear("person")
+        expect(answer.text == REPAIR, "the person's words arrive unchanged", answer.text)
+        asked.hops = self._hops.take(CHANNEL, DESK) + self._hops.take(DESK, PERSON)
+        notice.hops = self._hops.take(DESK, CHANNEL)
+        answer.hops = self._hops.take(PERSON, CHANNEL)
+        expect(self._handler().startswith(PERSON), f"the thread is bound to {PERSON}", self._handler())
+
+    def _person_stays(self) -> None:
+        asked = self._say(FOLLOW_UP)
+        answer = self._hear("person")
+        expect(answer.text == BRASS, "the person answers the next message", answer.text)
+        asked.hops = self._hops.take(CHANNEL, PERSON)
+        answer.hops = self._hops.take(PERSON, CHANNEL)
+        expect(not self._hops.has(CHANNEL, DESK), "the next message does not pass the desk")
+
+    def _person_hands_back(self) -> None:
+        wait(lambda: not self._handler(), ANSWER_S, "the person hands the conversation back")
+        self.steps.append(
+            Step("person", "(hands the conversation back)", self._hops.take(PERSON, "SY.threads"))
+        )
+
+    def _say(self, text: str) -> Step:
+        self._hops.forget()
+        status = self._phone.say(self._url, self._hive.app_secret, text)
+        expect(status == 200, "the webhook is answered 200", status)
+        self.steps.append(Step("customer", text))
+        return self.steps[-1]
+
+    def _hear(self, who: str) -> Step:
+        text = self._phone.hear(ANSWER_S)
+        if text is None:
+            raise DemoError(f"the {who} answers within {ANSWER_S:g} s: nothing came")
+        self.steps.append(Step(who, text))
+        return self.steps[-1]
+
+    def _handler(self) -> str:
+        """Who the only conversation is bound to; empty when to nobody."""
+        reader = skep_shm.ThreadsReader.attach(self._hive.root)
+        try:
+            return next((each.handler for each in reader.all() if each.handler), "")
+        finally:
+            reader.close()
+
+
+def last_citation(hive: DemoHive, document: str) -> str:
+    """The sentence of `document` that the desk's last answer cites, as the tap kept the answer; empty if none.
+
+    Resolved the hard way: the cited bytes of the file must be the cited sentence.
+    """
+    import orjson
+
+    from skep_nodes.ai.desk import DEMO_DOCUMENTS
+
+    payloads = [turn.frame.payload for turn in read_turns(spool_folder(hive.hive))]
+    answers = [orjson.loads(payload) for payload in payloads if b'"citations"' in payload]
+    cited: list[dict[str, Any]] = answers[-1]["citations"] if answers else []
+    for citation in cited:
+        if citation["document"] == document:
+            data = (DEMO_DOCUMENTS / document).read_bytes()[citation["byte_start"] : citation["byte_end"]]
+            expect(data.decode() == citation["text"], f"{document} holds the cited sentence", data)
+            return str(citation["text"])
+    return ""
+
+
+def expect(holds: bool, what: str, seen: object = "") -> None:
+    """Raise DemoError unless it holds."""
+    if not holds:
+        raise DemoError(f"{what}: " + (f"instead {seen!r}" if seen != "" else "it is not so"))
+
+
+def wait(fact: Callable[[], T], within_s: float, what: str) -> T:
+    """Ask until the answer is true. Raises DemoError."""
+    deadline = time.monotonic() + within_s
+    while not (value := fact()):
+        if time.monotonic() > deadline:
+            raise DemoError(f"{what}: not within {within_s:g} s")
+        time.sleep(POLL_S)
+    return value
+
+
+def transcript(steps: list[Step], width: int = 80) -> list[str]:
+    """The conversation as a table that fits a terminal: who, what, and the hops beside it."""
+    from textwrap import wrap
+
+    said_width = width - 10 - 36
+    lines = [f"{'WHO':<10}{'SAID':<{said_width}}HOPS (since the customer's message)"]
+    for step in steps:
+        said = [
+            part for line in step.text.splitlines() for part in wrap(printable(line), said_width - 2)
+        ] or [""]
+        height = max(len(said), len(step.hops))
+        for index in range(height):
+            who = step.who if index == 0 else ""
+            text = said[index] if index < len(said) else ""
+            hop = step.hops[index] if index < len(step.hops) else ""
+            lines.append(f"{who:<10}{text:<{said_width}}{hop}".rstrip())
+        lines.append("")
+    return lines[:-1]
+
+
+def demo_command(*, keep: bool) -> int:
+    """`skep demo`."""
+    began = time.monotonic()
+    phone = Phone(NUMBER_ID)
+    try:
+        with DemoHive(phone.api_url, SCRIPT, keep=keep) as hive:
+            ready_s = time.monotonic() - began
+            demo = Demo(hive, phone)
+            try:
+                demo.play()
+            except (DemoError, skep_shm.RegionError, OSError) as error:
+                return _failed(demo, hive, error)
+            finally:
+                print("\n".join(transcript(demo.steps)))
+        print(f"\nhive ready after {ready_s:.1f} s, all in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    except DemoError as error:
+        print(f"demo: failed: {error}", file=sys.stderr)
+        return Exit.FAILED
+    finally:
+        phone.close()
+    print("demo: ok")
+    return Exit.OK
+
+
+def _failed(demo: Demo, hive: DemoHive, error: Exception) -> int:
+    print(hive.logs(), file=sys.stderr)
+    print(f"demo: failed after {len(demo.steps)} messages: {error}", file=sys.stderr)
+    return Exit.FAILED

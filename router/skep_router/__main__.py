@@ -1,0 +1,167 @@
+"""Start one router: `python -m skep_router --hive ROOT --name RT.main`.
+
+Order: identity and epoch on disk, regions, core, socket last; a client that finds the socket finds a router that works.
+SIGTERM and SIGINT drain. Exit codes: 0 after a drain, 1 when it could not start (the reason on stderr), 2 for usage.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+
+import orjson
+
+from skep.hive import find_hive
+from skep.protocol.errors import ProtocolError
+from skep.protocol.names import parse_name
+from skep_router import state
+from skep_router.core import Core
+from skep_router.hooks import Hooks
+from skep_router.log import Log
+from skep_router.settings import Settings
+from skep_router.shell import Shell, now_ns
+from skep_router.watch import NodeTable, RecordRing, Watcher
+from skep_shm import RegionError
+
+_TICKETS_BYTES_MAX = 65536
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 1 << 20  # of freed memory: a few reads and joins, and no more, or idle nodes would seem to cost it
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m skep_router", description="One router of a hive.")
+    parser.add_argument("--hive", required=True, help="the hive's folder")
+    parser.add_argument("--name", default="RT.main", help="this router's name (default: RT.main)")
+    parser.add_argument("--ticket-fd", type=int, help="descriptor with the tickets of the hive's system nodes")
+    arguments = parser.parse_args(argv)
+    try:
+        settings, epoch = _settings(arguments)
+        _run(settings, epoch)
+    except (OSError, RegionError, ProtocolError, ValueError) as error:
+        Log().write("router cannot start", name=arguments.name, reason=str(error), hint="run: skep doctor")
+        return 1
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, int]:
+    hive = find_hive(arguments.hive)
+    name = parse_name(arguments.name, hive.hive_id).partition("@")[0]
+    identity = state.start(hive.state_dir, name)
+    tickets = _tickets(arguments.ticket_fd, hive.hive_id) if arguments.ticket_fd is not None else frozenset()
+    settings = Settings(
+        hive=hive.hive_id, root=hive.root, name=name, uuid=identity.uuid, own_uid=os.getuid(), tickets=tickets,
+        links_of_others=_raise_descriptor_limit() // 2,
+    )
+    return settings, identity.epoch
+
+
+def _tickets(descriptor: int, hive: str) -> frozenset[tuple[str, str]]:
+    """JSON lines {"name", "sha256"}; only hashes cross the descriptor, so a router never holds a ticket."""
+    with os.fdopen(descriptor, "rb") as lines:
+        rows = [orjson.loads(line) for line in lines.read(_TICKETS_BYTES_MAX).splitlines() if line]
+    return frozenset((parse_name(row["name"], hive), row["sha256"]) for row in rows)
+
+
+def _raise_descriptor_limit() -> int:
+    """Each node is a descriptor: take what the kernel allows without asking. -> how many there are"""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _keep_memory() -> None:
+    """Tell glibc to keep what reads and joins need, instead of giving it back to the kernel and faulting it in again,
+    page by page: a sixth of the router's time at 200 KB reads. Another C library has no mallopt, and needs none."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            mallopt(option, _KEPT_BYTES)
+
+
+def _run(settings: Settings, epoch: int) -> None:
+    _keep_memory()
+    try:
+        import uvloop
+    except ImportError:
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    # Nothing in the core is cyclic for long, and a collection over 10,000 links stops the loop for milliseconds:
+    # freeze what start-up made, and collect the young generation less often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 100)
+    with runner:
+        runner.run(_serve(settings, epoch))
+
+
+async def _serve(settings: Settings, epoch: int) -> None:
+    loop = asyncio.get_running_loop()
+    log = Log()
+    table = NodeTable(settings.root, settings.uuid, settings.full_name, settings.hive)
+    ring = RecordRing(settings.root, settings.uuid, log)
+    rung = asyncio.Event()
+    core = Core(settings, Hooks(directory=table, recorder=ring, log=ring, doorbell=lambda _kind: rung.set()), epoch)
+    watcher = Watcher(settings.root, core, log)
+    sockets = settings.root / "run" / "routers"
+    sockets.mkdir(parents=True, exist_ok=True)
+    shell = Shell(core, sockets / f"{settings.uuid.hex()}.sock")
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    watcher.look(now_ns())
+    await shell.listen()
+    _notify("READY=1")
+    try:
+        await _tick(shell, watcher, table, ring, rung, stopping, log)
+    finally:
+        _notify("STOPPING=1")
+        await shell.drain(settings.drain_s)
+        table.close()
+        ring.close()
+
+
+async def _tick(
+    shell: Shell, watcher: Watcher, table: NodeTable, ring: RecordRing, rung: asyncio.Event,
+    stopping: asyncio.Event, log: Log,
+) -> None:
+    """Look at the clock and at the revision words until told to stop; a doorbell only looks sooner."""
+    loop = asyncio.get_running_loop()
+    step = shell.core.settings.tick_s
+    while not stopping.is_set():
+        now = now_ns()
+        watcher.look(now)
+        shell.tick()
+        if table.heartbeat(now):
+            ring.heartbeat(now)
+            await _keep_found(shell, log)
+        timer = loop.call_later(step, rung.set)
+        await rung.wait()
+        timer.cancel()
+        rung.clear()
+
+
+async def _keep_found(shell: Shell, log: Log) -> None:
+    try:
+        await shell.keep_listening()
+    except OSError as error:
+        log.write("socket cannot be made", path=str(shell.socket_path), reason=str(error))
+
+
+def _notify(word: str) -> None:
+    """sd_notify(3), where systemd asked for it."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.sendto(word.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Flows: decisions already made, found again by the bytes that they were made from.
+
+A flow's key is `source uuid + selector + thread` as it stands in the frame (wire.md, offsets [72, key_end)), the idea
+of an exact-match cache in front of a classifier (Open vSwitch's EMC). A hit therefore means that source, ILK, grants,
+binding, routes, VPN, tenant and policy were all asked. Whatever they depended on knows its flows: the destination's hop
+(`flows_in`) and the thread (`flows`); when one of those changes exactly its flows are dropped, and the next
+frame decides again.
+
+A flow is *plain* when its frames can leave in runs, as they came but for a thread's sequence. Whatever needs a look at
+each frame (hop records, a JSON consumer, a group without a thread) makes it special, and only special flows pay.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from skep.protocol import limits
+
+if TYPE_CHECKING:
+    from skep_router.link import Link
+    from skep_router.thread import Thread
+
+
+class Flow:
+    """One decision of one connection. Counters live here and are added up when somebody reads them."""
+
+    __slots__ = (
+        "ack", "dst_name", "extra", "frames", "group", "hop", "key", "link", "paused", "plain",
+        "sampled", "tap", "thread", "turn",
+    )
+
+    def __init__(self, link: Link, key: bytes, hop: Link | None) -> None:
+        self.link = link
+        self.key = key
+        self.hop = hop  # None: a static DROP
+        self.group: tuple[Link, ...] | None = None  # more than one member, and no thread that would stick
+        self.turn = 0
+        self.thread: Thread | None = None
+        self.tap: bytes | None = None  # canonical ILK + tenant, the head of this flow's turn records
+        self.sampled = False
+        self.ack = 0
+        self.plain = True
+        self.extra = False  # its runs are tapped, or somebody waits for their confirmation
+        self.paused = False
+        self.dst_name = ""
+        self.frames = 0
+
+    def seal(self) -> None:
+        """Work out what its frames need besides copying."""
+        self.plain = self.hop is not None and self.hop.ordinary and self.group is None and not self.sampled
+        self.extra = self.tap is not None or self.ack > 0
+
+
+def install(flow: Flow, evict: Callable[[Flow], None]) -> None:
+    """Put a decided flow where hits find it; the oldest of a full table makes room."""
+    flow.seal()
+    table = flow.link.flows
+    if len(table) >= limits.FLOWS_PER_LINK:
+        evict(table[next(iter(table))])
+    table[flow.key] = flow
+    for hop in flow.group or ((flow.hop,) if flow.hop is not None else ()):
+        hop.flows_in = _joined(hop.flows_in, flow)
+    if flow.thread is not None:
+        flow.thread.flows = _joined(flow.thread.flows, flow)
+
+
+def drop(flow: Flow) -> None:
+    """Forget one flow everywhere. Its counters are added to its account first, so that nothing counted is lost."""
+    if flow.link.flows.pop(flow.key, None) is None:
+        return
+    flow.link.account.flows -= 1
+    flow.link.account.frames += flow.frames
+    for hop in flow.group or ((flow.hop,) if flow.hop is not None else ()):
+        hop.flows_in = _without(hop.flows_in, flow)
+        _unpaused(hop, flow)
+    if flow.thread is not None:
+        flow.thread.flows = _without(flow.thread.flows, flow)
+
+
+def _unpaused(hop: Link, flow: Flow) -> None:
+    told = hop.paused.get(flow.link) if hop.paused else None
+    if told is not None:
+        told.discard(flow)
+        if not told:
+            del hop.paused[flow.link]  # type: ignore[union-attr]  # it was found there
+
+
+def each(holder: Flow | set[Flow] | None) -> tuple[Flow, ...]:
+    """The members of an index cell, safe against changes while they are visited."""
+    if holder is None:
+        return ()
+    return (holder,) if isinstance(holder, Flow) else tuple(holder)
+
+
+def _joined(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow]:
+    """Most hops and threads have one flow, and a set of one costs 216 bytes: a lone flow stands for itself."""
+    if holder is None:
+        return flow
+    if isinstance(holder, Flow):
+        return {holder, flow}
+    holder.add(flow)
+    return holder
+
+
+def _without(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow] | None:
+    if holder is flow:
+        return None
+    if isinstance(holder, set):
+        holder.discard(flow)
+        return holder or None
+    return holder

@@ -1,0 +1,61 @@
+"""Regions of shared memory that the processes of one hive read and write; see docs/shm.md.
+
+One writer per region, many readers, no locks. Everything an importer may use is listed here; the rest is private.
+"""
+
+from __future__ import annotations
+
+from skep_shm.config import ConfigReader, ConfigWriter
+from skep_shm.errors import RegionCode, RegionError
+from skep_shm.layouts import VERSION, RegionKind
+from skep_shm.nodes import NodesReader, NodesWriter, nodes_readers
+from skep_shm.records import RecordsReader, RecordsWriter
+from skep_shm.segment import hive_prefix
+from skep_shm.threads import ThreadsReader, ThreadsWriter
+from skep_shm.types import (
+    Binding,
+    Change,
+    ChangeKind,
+    ConfigState,
+    Grant,
+    Header,
+    IlkMode,
+    MatchKind,
+    NodeRecord,
+    Record,
+    RecordKind,
+    Route,
+    RouteAction,
+    VpnRule,
+)
+
+__all__ = [
+    "VERSION",
+    "RegionKind",
+    "RegionCode",
+    "RegionError",
+    "hive_prefix",
+    "NodeRecord",
+    "NodesWriter",
+    "NodesReader",
+    "nodes_readers",
+    "Change",
+    "ChangeKind",
+    "Header",
+    "ConfigState",
+    "Route",
+    "MatchKind",
+    "RouteAction",
+    "VpnRule",
+    "Grant",
+    "IlkMode",
+    "ConfigWriter",
+    "ConfigReader",
+    "Binding",
+    "ThreadsWriter",
+    "ThreadsReader",
+    "Record",
+    "RecordKind",
+    "RecordsWriter",
+    "RecordsReader",
+]

@@ -1,0 +1,149 @@
+"""What the documents say is so: snippets run, links lead somewhere, every code is explained, every goal listed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import goals_doc
+from support.goals import GOALS
+from support.hives import HiveFolder, environment
+from support.markdown import REPO, Block, anchors, blocks, links, tracked
+from support.wait import eventually
+
+README = REPO / "README.md"
+DOCUMENTS = tracked("*.md")
+SHELL_S = 30.0
+
+
+def snippet(note: str) -> Block:
+    found = [block for block in blocks(README) if block.note.startswith(note)]
+    assert found, f"README.md has no block marked {note!r}"
+    return found[0]
+
+
+def test_the_first_example_is_the_file_it_names_and_has_twelve_lines() -> None:
+    block = snippet("file:")
+    path = REPO / block.note.removeprefix("file:").strip()
+    assert block.text == path.read_text()
+    assert len(block.text.splitlines()) <= 12
+
+
+@pytest.mark.slow
+def test_the_three_terminals_of_the_readme_work_as_printed(hive_folder: HiveFolder) -> None:
+    *servers, last = [line for line in snippet("run: shell").text.splitlines() if line]
+    env = environment(SKEP_HIVE=str(hive_folder.root))
+    for number, line in enumerate(servers):
+        hive_folder.start(f"terminal-{number + 1}", here(line), env=env, cwd=REPO)
+    answer = eventually(lambda: answered(here(last), env), SHELL_S, last)
+    assert "hello" in answer
+
+
+def here(line: str) -> list[str]:
+    """The command as this checkout runs it: the same program of the interpreter that runs the tests."""
+    program, *rest = shlex.split(line)
+    if program.endswith("/python"):
+        return [sys.executable, *rest]
+    assert program.endswith("/skep"), f"README runs an unknown program: {line}"
+    return [sys.executable, "-c", "import sys; from skep_nodes.cli import main; sys.exit(main())", *rest]
+
+
+def answered(argv: list[str], env: dict[str, str]) -> str | None:
+    done = subprocess.run(
+        argv, env=env, cwd=REPO, capture_output=True, text=True, timeout=SHELL_S, check=False
+    )
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_link_leads_to_a_file_and_a_heading(path: Path) -> None:
+    broken = [f"{path.name}:{line}: {target}" for line, target in links(path) if not resolves(path, target)]
+    assert not broken
+
+
+def resolves(path: Path, target: str) -> bool:
+    if re.match(r"[a-z]+:", target):
+        return True
+    name, _, anchor = target.partition("#")
+    file = (path.parent / name).resolve() if name else path
+    return file.exists() and (not anchor or file.suffix != ".md" or anchor in anchors(file))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_every_python_block_parses_and_every_quoted_file_is_quoted_right(path: Path) -> None:
+    for block in blocks(path):
+        if block.language == "python":
+            ast.parse(block.text, block.place)
+        if block.note.startswith("file:"):
+            source = REPO / block.note.removeprefix("file:").strip()
+            assert block.text.strip() in source.read_text(), f"{block.place} differs from {source.name}"
+
+
+def test_every_refusal_and_every_way_a_link_ends_is_explained() -> None:
+    from skep.protocol.codes import CloseReason, Reason
+
+    text = (REPO / "docs" / "errors.md").read_text()
+    names = [reason.value for reason in Reason] + [reason.name for reason in CloseReason]
+    assert not [name for name in names if not re.search(rf"\b{name}\b", text)]
+
+
+def test_the_readme_states_the_limits_that_are_in_force() -> None:
+    from skep.protocol import limits
+
+    rows = {
+        "one frame": f"{limits.FRAME_BYTES_MAX >> 10} KiB",
+        "meta of a frame": f"{limits.META_BYTES_MAX >> 10} KiB",
+        "a name": f"{limits.NAME_BYTES_MAX} bytes, at most {limits.NAME_FIELDS_MAX} dotted fields",
+        "held for one consumer": f"{limits.QUEUE_BYTES_HIGH >> 20} MiB pause, "
+        f"{limits.QUEUE_BYTES_MAX >> 20} MiB refuse",
+        "held for one sending uid": f"{limits.UID_BYTES_MAX >> 20} MiB",
+        "unauthenticated connections": f"{limits.UNAUTHENTICATED_PER_UID} a uid, {limits.HELLO_TIMEOUT_S:.0f} s, "
+        f"{limits.HELLO_BYTES_MAX >> 10} KiB",
+    }
+    text = README.read_text()
+    assert not [f"{what}: {limit}" for what, limit in rows.items() if f"\n| {what} | {limit} |" not in text]
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    named = set(re.findall(r"`make ([a-z-]+)", README.read_text()))
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (REPO / "Makefile").read_text(), re.MULTILINE))
+    assert named <= targets
+    help_text = subprocess.run(
+        here(".venv/bin/skep --help"), capture_output=True, text=True, check=True
+    ).stdout
+    nouns = set(re.findall(r"^  ([a-z]+) ", help_text, re.MULTILINE))
+    assert set(re.findall(r"`skep ([a-z]+)", README.read_text())) <= nouns
+
+
+def test_the_readme_defines_every_word_of_the_vocabulary() -> None:
+    words = (
+        "node|hive|link|frame|RIB|FIB|next hop|admin distance|metric|longest prefix match|LSA|TTL|seqlock|generation|"
+        "backpressure|high / low water mark|slow consumer|stale|drain"
+    )
+    table = README.read_text().partition("## Words")[2]
+    assert not [word for word in words.split("|") if f"\n| {word} |" not in table]
+
+
+# -- docs/reliability.md ------------------------------------------------------------------------------
+
+
+def test_the_table_of_goals_names_every_goal_once() -> None:
+    assert list(goals_doc.rows(goals_doc.DOCUMENT.read_text())) == list(GOALS)
+
+
+def test_the_table_of_goals_names_exactly_the_files_whose_tests_carry_the_goal() -> None:
+    text = goals_doc.DOCUMENT.read_text()
+    assert goals_doc.written(text) == text, "docs/reliability.md is behind the tests: run `make docs`"
+
+
+def test_a_goal_without_a_test_says_so() -> None:
+    rows = goals_doc.rows(goals_doc.DOCUMENT.read_text())
+    marked = goals_doc.marked_tests()
+    assert not [goal for goal in GOALS if not marked[goal] and "not covered yet" not in rows[goal]]
