@@ -19,7 +19,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 CACHE = REPO / ".cache"
 BIN = CACHE / "bin"
-PACKAGES = ("shm_layouts", "sdk", "router", "nodes")
+PACKAGES = ("shm_layouts", "sdk", "policies", "router", "nodes")
 INSTALL = {
     "gcc": "apt-get install gcc libc6-dev",
     "nats-server": "make tools",

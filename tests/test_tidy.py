@@ -16,7 +16,7 @@ from support.markdown import REPO, tracked
 
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
-PACKAGES = ("shm_layouts/", "sdk/", "router/", "nodes/")
+PACKAGES = ("shm_layouts/", "sdk/", "policies/", "router/", "nodes/")
 TEXT = [path for path in tracked() if path.suffix not in {".png", ".pdf", ".gz", ".bin"}]
 SOURCES = [path for path in tracked("*.py") if str(path.relative_to(REPO)).startswith(PACKAGES)]
 

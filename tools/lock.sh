@@ -17,7 +17,7 @@ compile() {
 }
 
 compile pyproject.toml requirements/build.in --extra hive -o requirements/run.txt
-compile pyproject.toml --extra hive --extra dev --extra bench -c requirements/run.txt -o requirements/dev.txt
+compile pyproject.toml --extra hive --extra storage --extra dev --extra bench -c requirements/run.txt -o requirements/dev.txt
 if grep -nE 'https?://|--(extra-)?index-url|--find-links' requirements/run.txt requirements/dev.txt; then
     echo "lock: an address got into a lock file (lines above); locks name versions and hashes only" >&2
     exit 1

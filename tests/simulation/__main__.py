@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPO / part) for part in ("shm_layouts", "sdk", "router", "nodes", "tests")]
+sys.path[:0] = [str(REPO / part) for part in ("shm_layouts", "sdk", "policies", "router", "nodes", "tests")]
 
 from simulation.scheduler import EVENTS, run  # noqa: E402  # the path comes first
 

@@ -32,6 +32,7 @@ from skep.protocol.translate import json_to_native, native_to_json
 SOURCE = bytes(range(16))
 SOURCE_NAME = "AI.fuzz@test"
 SECONDS_MAX = 0.05  # G13: no input may take longer; measured with the process's own CPU clock
+SLOW_TRIES = 4  # a slow input is slow each time
 EDGES = (0, 1, 2, 15, 16, 17, 31, 32, 71, 72, 88, 111, 112, 127, 128, 255)
 NUMBERS = (
     0,
@@ -195,14 +196,26 @@ TARGETS = {
 
 
 def run_one(target: Target, data: bytes) -> None:
-    """Raises AssertionError (or whatever a parser should not have raised) when `data` is a finding."""
+    """Raises AssertionError (or whatever a parser should not have raised) when `data` is a finding.
+
+    What a parser needs is its best of a few tries: a collection of the whole test process's garbage, which lands on
+    whatever runs just then, can take a tenth of a second once and says nothing about the input."""
+    taken = _seconds_of(target, data)
+    tries = 1
+    while taken > SECONDS_MAX and tries < SLOW_TRIES:
+        taken = min(taken, _seconds_of(target, data))
+        tries += 1
+    if taken > SECONDS_MAX:
+        raise SlowInputError(f"{target.name}: {taken:.3f} s for {len(data)} bytes")
+
+
+def _seconds_of(target: Target, data: bytes) -> float:
     started = time.thread_time()
     try:
         target.check(data)
     except ProtocolError:
         pass  # refused, as it should be
-    if time.thread_time() - started > SECONDS_MAX:
-        raise SlowInputError(f"{target.name}: {time.thread_time() - started:.3f} s for {len(data)} bytes")
+    return time.thread_time() - started
 
 
 def run_many(target: Target, inputs: list[bytes]) -> list[bytes]:

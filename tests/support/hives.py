@@ -25,7 +25,7 @@ from support.tools import need_root
 from support.wait import eventually
 
 REPO = Path(__file__).resolve().parents[2]
-SOURCE_ROOTS = ("shm_layouts", "sdk", "router", "nodes")
+SOURCE_ROOTS = ("shm_layouts", "sdk", "policies", "router", "nodes")
 SHM = Path("/dev/shm")
 HIVE_ID = "test"
 STOP_S = 8.0  # longer than a drain
