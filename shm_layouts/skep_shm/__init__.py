@@ -9,6 +9,7 @@ from skep_shm.config import ConfigReader, ConfigWriter
 from skep_shm.errors import RegionCode, RegionError
 from skep_shm.layouts import VERSION, RegionKind
 from skep_shm.nodes import NodesReader, NodesWriter, nodes_readers
+from skep_shm.policy import PolicyReader, PolicyWriter
 from skep_shm.records import RecordsReader, RecordsWriter
 from skep_shm.segment import hive_prefix
 from skep_shm.threads import ThreadsReader, ThreadsWriter
@@ -16,16 +17,26 @@ from skep_shm.types import (
     Binding,
     Change,
     ChangeKind,
+    ChannelRecord,
     ConfigState,
     Grant,
     Header,
+    IlkKind,
     IlkMode,
+    IlkRecord,
     MatchKind,
     NodeRecord,
+    PolicyState,
+    PolicyStatus,
     Record,
     RecordKind,
+    Registration,
     Route,
     RouteAction,
+    SealStatus,
+    Subtype,
+    TenantRecord,
+    TenantStatus,
     VpnRule,
 )
 
@@ -58,4 +69,16 @@ __all__ = [
     "RecordKind",
     "RecordsWriter",
     "RecordsReader",
+    "PolicyState",
+    "PolicyStatus",
+    "PolicyWriter",
+    "PolicyReader",
+    "IlkRecord",
+    "IlkKind",
+    "Subtype",
+    "Registration",
+    "SealStatus",
+    "TenantRecord",
+    "TenantStatus",
+    "ChannelRecord",
 ]

@@ -13,6 +13,7 @@ from skep_shm.anchor import GENERATION, HEARTBEAT, REVISION, check_anchor
 from skep_shm.config import ConfigReader, body_bytes
 from skep_shm.errors import RegionError
 from skep_shm.layouts import BANK, CHANGE, HEADER, RECORD, State
+from skep_shm.policy import PolicyReader
 from skep_shm.records import RecordsReader
 from skep_shm.region import HIGH_WATER, LIVE, Attachment, check_header
 from skep_shm.segment import Segment
@@ -41,6 +42,8 @@ def _content_faults(reader: Attachment, segment: Segment, judged: list[Span]) ->
         return _table_faults(reader, segment, judged)
     if isinstance(reader, ConfigReader):
         return _config_faults(reader, segment, judged)
+    if isinstance(reader, PolicyReader):
+        return _policy_faults(reader, segment, judged)
     assert isinstance(reader, RecordsReader)
     return _records_faults(reader, segment, judged)
 
@@ -165,6 +168,15 @@ def _config_faults(reader: ConfigReader, segment: Segment, judged: list[Span]) -
             yield f"bank {bank} is damaged or half written"
         else:
             judged.append((place, place + body_bytes(fields)))
+
+
+def _policy_faults(reader: PolicyReader, segment: Segment, judged: list[Span]) -> Iterator[str]:
+    body = reader._body(segment)
+    if body is None:
+        yield "the published policy is damaged; it is not served"
+        return
+    start = reader.number("records_offset")
+    judged.append((start, start + len(body)))
 
 
 def _records_faults(reader: RecordsReader, segment: Segment, judged: list[Span]) -> Iterator[str]:

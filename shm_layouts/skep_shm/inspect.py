@@ -7,6 +7,7 @@ again, and only what persists is reported.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,11 +19,12 @@ from skep_shm import audit, cheader
 from skep_shm.config import ConfigReader
 from skep_shm.errors import RegionCode, RegionError
 from skep_shm.nodes import NodesReader
+from skep_shm.policy import PolicyReader
 from skep_shm.records import RecordsReader
 from skep_shm.region import Attachment, process_start
 from skep_shm.segment import SHM_DIR, hive_prefix, segment_names
 from skep_shm.threads import ThreadsReader
-from skep_shm.types import Header
+from skep_shm.types import Header, PolicyState
 
 HEARTBEAT_STALE_NS = 30_000_000_000  # upstream's limit, six of its heartbeats
 _CHECK_TRIES = 4
@@ -31,6 +33,7 @@ _READERS: dict[str, type[Attachment]] = {
     "records": RecordsReader,
     "config": ConfigReader,
     "threads": ThreadsReader,
+    "policy": PolicyReader,
 }
 
 
@@ -145,8 +148,18 @@ def _contents(reader: Attachment) -> dict[str, Any]:
         return {"threads": [{"slot": slot} | _plain(asdict(item)) for slot, item in reader.items()]}
     if isinstance(reader, ConfigReader):
         return {"config": _plain(asdict(reader.read()))}
+    if isinstance(reader, PolicyReader):
+        return {"policy": _policy(reader.read())}
     assert isinstance(reader, RecordsReader)
     return {"records": [_plain(asdict(record)) for record in reader.since(0)[0]]}
+
+
+def _policy(state: PolicyState) -> dict[str, Any]:
+    """Bundles by length and digest: megabytes of hexadecimal help nobody."""
+    shown: dict[str, Any] = {"version": state.version, "status": state.status.name.lower()}
+    for name, data in (("bundle", state.bundle), ("shadow", state.shadow)):
+        shown[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} if data else None
+    return shown
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,10 @@ class RegionKind(IntEnum):
     CONFIG = 2
     THREADS = 3
     RECORDS = 4
+    POLICY = 5
+    ILKS = 6
+    TENANTS = 7
+    CHANNELS = 8
 
 
 class State(IntEnum):
@@ -258,6 +262,81 @@ RECORD = Layout(
     320,
 )
 
+POLICY = Layout(
+    "policy",
+    "Policy head (bundle and shadow follow it)",
+    (
+        u64("revision", "of this publish"),
+        u64("policy_version", "version of the policy as its owner counts"),
+        u32("status", "0 ok, 1 error, 2 loading"),
+        u32("bundle_bytes", "length of the signed bundle in force; 0 = none"),
+        u32("shadow_bytes", "length of the bundle that is only tried, after the first; 0 = none"),
+        u32("check", "CRC-32 of the bytes before it, the bundle and the shadow"),
+    ),
+    32,
+)
+
+ILK = Layout(
+    "ilk",
+    "Interlocutor record",
+    _table_record(
+        u8("state", "0 free, 1 live, 2 more text of another record"),
+        u8("kind", "0 human, 1 agent, 2 system"),
+        u16("text_bytes", "length of the whole text"),
+        u32("next", "record with the rest of the text, 0xFFFFFFFF = none"),
+        u8("subtype", "of a human: 0 none, 1 internal, 2 external"),
+        u8("registration", "0 temporary, 1 partial, 2 complete"),
+        u8("seal", "of an agent: 0 none, 1 valid, 2 broken, 3 expired, 4 revoked"),
+        u8("roles", "how many"),
+        raw("ilk", 16),
+        raw("tenant", 16, "zero = tenant-neutral"),
+        raw("canonical", 16, "not zero: this ILK is an alias of that one"),
+        u64("alias_until_ms", "Unix time; 0 = no expiry, or no alias"),
+        u64("seal_until_ms", "Unix time; 0 = none"),
+        u8("capabilities", "how many"),
+        u8("degrees", "how many"),
+        pad("reserved", 2),
+        raw("text", 96, "handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them"),
+        u32("check", "CRC-32 of the bytes before it"),
+    ),
+    192,
+)
+
+TENANT = Layout(
+    "tenant",
+    "Tenant record",
+    _table_record(
+        u8("state", "0 free, 1 live"),
+        u8("status", "0 pending, 1 active, 2 suspended"),
+        u16("text_bytes", "0"),
+        u32("next", "0xFFFFFFFF"),
+        u32("flags"),
+        raw("tenant", 16),
+        pad("reserved", 4),
+        u32("check", "CRC-32 of the bytes before it"),
+    ),
+    48,
+)
+
+CHANNEL = Layout(
+    "channel",
+    "Channel record",
+    _table_record(
+        u8("state", "0 free, 1 live"),
+        pad("reserved", 1),
+        u16("text_bytes", "length of the kind"),
+        u32("next", "0xFFFFFFFF"),
+        pad("reserved2", 4),
+        raw("key", 16, "keyed hash of kind, address and tenant: no address stands here"),
+        raw("ilk", 16, "whose channel it is"),
+        raw("tenant", 16, "zero = tenant-neutral"),
+        raw("text", 32, "kind, UTF-8"),
+        pad("reserved3", 4),
+        u32("check", "CRC-32 of the bytes before it"),
+    ),
+    112,
+)
+
 MORE = Layout(
     "more",
     "Rest of a text (its size is the table's record size; the text reaches to the check)",
@@ -274,4 +353,21 @@ MORE = Layout(
 )
 MORE_OVERHEAD = MORE.size + 4  # with the check
 
-LAYOUTS = (ANCHOR, HEADER, NODE, BINDING, MORE, CHANGE, BANK, ROUTE, VPN_RULE, GRANT, LIMIT, RECORD)
+LAYOUTS = (
+    ANCHOR,
+    HEADER,
+    NODE,
+    BINDING,
+    MORE,
+    CHANGE,
+    BANK,
+    ROUTE,
+    VPN_RULE,
+    GRANT,
+    LIMIT,
+    RECORD,
+    POLICY,
+    ILK,
+    TENANT,
+    CHANNEL,
+)

@@ -14,6 +14,10 @@
 #define SKEP_REGION_CONFIG 2
 #define SKEP_REGION_THREADS 3
 #define SKEP_REGION_RECORDS 4
+#define SKEP_REGION_POLICY 5
+#define SKEP_REGION_ILKS 6
+#define SKEP_REGION_TENANTS 7
+#define SKEP_REGION_CHANNELS 8
 #define SKEP_STATE_FREE 0
 #define SKEP_STATE_LIVE 1
 #define SKEP_STATE_MORE 2
@@ -362,6 +366,124 @@ _Static_assert(offsetof(struct skep_record, code) == 232, "code");
 _Static_assert(offsetof(struct skep_record, detail) == 256, "detail");
 _Static_assert(offsetof(struct skep_record, reserved2) == 312, "reserved2");
 _Static_assert(offsetof(struct skep_record, check) == 316, "check");
+
+/* Policy head (bundle and shadow follow it). */
+struct skep_policy {
+    uint64_t revision;  /* of this publish */
+    uint64_t policy_version;  /* version of the policy as its owner counts */
+    uint32_t status;  /* 0 ok, 1 error, 2 loading */
+    uint32_t bundle_bytes;  /* length of the signed bundle in force; 0 = none */
+    uint32_t shadow_bytes;  /* length of the bundle that is only tried, after the first; 0 = none */
+    uint32_t check;  /* CRC-32 of the bytes before it, the bundle and the shadow */
+};
+_Static_assert(sizeof(struct skep_policy) == 32, "policy");
+_Static_assert(offsetof(struct skep_policy, revision) == 0, "revision");
+_Static_assert(offsetof(struct skep_policy, policy_version) == 8, "policy_version");
+_Static_assert(offsetof(struct skep_policy, status) == 16, "status");
+_Static_assert(offsetof(struct skep_policy, bundle_bytes) == 20, "bundle_bytes");
+_Static_assert(offsetof(struct skep_policy, shadow_bytes) == 24, "shadow_bytes");
+_Static_assert(offsetof(struct skep_policy, check) == 28, "check");
+
+/* Interlocutor record. */
+struct skep_ilk {
+    uint64_t sequence;  /* even = at rest, odd = being written */
+    uint32_t slot;  /* its own index */
+    uint8_t state;  /* 0 free, 1 live, 2 more text of another record */
+    uint8_t kind;  /* 0 human, 1 agent, 2 system */
+    uint16_t text_bytes;  /* length of the whole text */
+    uint32_t next;  /* record with the rest of the text, 0xFFFFFFFF = none */
+    uint8_t subtype;  /* of a human: 0 none, 1 internal, 2 external */
+    uint8_t registration;  /* 0 temporary, 1 partial, 2 complete */
+    uint8_t seal;  /* of an agent: 0 none, 1 valid, 2 broken, 3 expired, 4 revoked */
+    uint8_t roles;  /* how many */
+    uint8_t ilk[16];
+    uint8_t tenant[16];  /* zero = tenant-neutral */
+    uint8_t canonical[16];  /* not zero: this ILK is an alias of that one */
+    uint64_t alias_until_ms;  /* Unix time; 0 = no expiry, or no alias */
+    uint64_t seal_until_ms;  /* Unix time; 0 = none */
+    uint8_t capabilities;  /* how many */
+    uint8_t degrees;  /* how many */
+    uint8_t reserved[2];  /* zero */
+    uint8_t text[96];  /* handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them */
+    uint32_t check;  /* CRC-32 of the bytes before it */
+};
+_Static_assert(sizeof(struct skep_ilk) == 192, "ilk");
+_Static_assert(offsetof(struct skep_ilk, sequence) == 0, "sequence");
+_Static_assert(offsetof(struct skep_ilk, slot) == 8, "slot");
+_Static_assert(offsetof(struct skep_ilk, state) == 12, "state");
+_Static_assert(offsetof(struct skep_ilk, kind) == 13, "kind");
+_Static_assert(offsetof(struct skep_ilk, text_bytes) == 14, "text_bytes");
+_Static_assert(offsetof(struct skep_ilk, next) == 16, "next");
+_Static_assert(offsetof(struct skep_ilk, subtype) == 20, "subtype");
+_Static_assert(offsetof(struct skep_ilk, registration) == 21, "registration");
+_Static_assert(offsetof(struct skep_ilk, seal) == 22, "seal");
+_Static_assert(offsetof(struct skep_ilk, roles) == 23, "roles");
+_Static_assert(offsetof(struct skep_ilk, ilk) == 24, "ilk");
+_Static_assert(offsetof(struct skep_ilk, tenant) == 40, "tenant");
+_Static_assert(offsetof(struct skep_ilk, canonical) == 56, "canonical");
+_Static_assert(offsetof(struct skep_ilk, alias_until_ms) == 72, "alias_until_ms");
+_Static_assert(offsetof(struct skep_ilk, seal_until_ms) == 80, "seal_until_ms");
+_Static_assert(offsetof(struct skep_ilk, capabilities) == 88, "capabilities");
+_Static_assert(offsetof(struct skep_ilk, degrees) == 89, "degrees");
+_Static_assert(offsetof(struct skep_ilk, reserved) == 90, "reserved");
+_Static_assert(offsetof(struct skep_ilk, text) == 92, "text");
+_Static_assert(offsetof(struct skep_ilk, check) == 188, "check");
+
+/* Tenant record. */
+struct skep_tenant {
+    uint64_t sequence;  /* even = at rest, odd = being written */
+    uint32_t slot;  /* its own index */
+    uint8_t state;  /* 0 free, 1 live */
+    uint8_t status;  /* 0 pending, 1 active, 2 suspended */
+    uint16_t text_bytes;  /* 0 */
+    uint32_t next;  /* 0xFFFFFFFF */
+    uint32_t flags;
+    uint8_t tenant[16];
+    uint8_t reserved[4];  /* zero */
+    uint32_t check;  /* CRC-32 of the bytes before it */
+};
+_Static_assert(sizeof(struct skep_tenant) == 48, "tenant");
+_Static_assert(offsetof(struct skep_tenant, sequence) == 0, "sequence");
+_Static_assert(offsetof(struct skep_tenant, slot) == 8, "slot");
+_Static_assert(offsetof(struct skep_tenant, state) == 12, "state");
+_Static_assert(offsetof(struct skep_tenant, status) == 13, "status");
+_Static_assert(offsetof(struct skep_tenant, text_bytes) == 14, "text_bytes");
+_Static_assert(offsetof(struct skep_tenant, next) == 16, "next");
+_Static_assert(offsetof(struct skep_tenant, flags) == 20, "flags");
+_Static_assert(offsetof(struct skep_tenant, tenant) == 24, "tenant");
+_Static_assert(offsetof(struct skep_tenant, reserved) == 40, "reserved");
+_Static_assert(offsetof(struct skep_tenant, check) == 44, "check");
+
+/* Channel record. */
+struct skep_channel {
+    uint64_t sequence;  /* even = at rest, odd = being written */
+    uint32_t slot;  /* its own index */
+    uint8_t state;  /* 0 free, 1 live */
+    uint8_t reserved[1];  /* zero */
+    uint16_t text_bytes;  /* length of the kind */
+    uint32_t next;  /* 0xFFFFFFFF */
+    uint8_t reserved2[4];  /* zero */
+    uint8_t key[16];  /* keyed hash of kind, address and tenant: no address stands here */
+    uint8_t ilk[16];  /* whose channel it is */
+    uint8_t tenant[16];  /* zero = tenant-neutral */
+    uint8_t text[32];  /* kind, UTF-8 */
+    uint8_t reserved3[4];  /* zero */
+    uint32_t check;  /* CRC-32 of the bytes before it */
+};
+_Static_assert(sizeof(struct skep_channel) == 112, "channel");
+_Static_assert(offsetof(struct skep_channel, sequence) == 0, "sequence");
+_Static_assert(offsetof(struct skep_channel, slot) == 8, "slot");
+_Static_assert(offsetof(struct skep_channel, state) == 12, "state");
+_Static_assert(offsetof(struct skep_channel, reserved) == 13, "reserved");
+_Static_assert(offsetof(struct skep_channel, text_bytes) == 14, "text_bytes");
+_Static_assert(offsetof(struct skep_channel, next) == 16, "next");
+_Static_assert(offsetof(struct skep_channel, reserved2) == 20, "reserved2");
+_Static_assert(offsetof(struct skep_channel, key) == 24, "key");
+_Static_assert(offsetof(struct skep_channel, ilk) == 40, "ilk");
+_Static_assert(offsetof(struct skep_channel, tenant) == 56, "tenant");
+_Static_assert(offsetof(struct skep_channel, text) == 72, "text");
+_Static_assert(offsetof(struct skep_channel, reserved3) == 104, "reserved3");
+_Static_assert(offsetof(struct skep_channel, check) == 108, "check");
 
 /* A sealed word: 48 bits of value, 16 bits of check. Returns 0 when the check does not match. */
 static inline int skep_unseal(uint64_t word, uint64_t salt, uint64_t *value) {

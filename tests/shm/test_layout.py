@@ -16,15 +16,19 @@ from skep_shm.layouts import (
     BANK,
     BINDING,
     CHANGE,
+    CHANNEL,
     GRANT,
     HEADER,
+    ILK,
     LAYOUTS,
     LIMIT,
     MAGIC,
     MORE,
     NODE,
+    POLICY,
     RECORD,
     ROUTE,
+    TENANT,
     VERSION,
     VPN_RULE,
 )
@@ -49,6 +53,10 @@ def test_sizes_are_pinned() -> None:
         "grant": 56,
         "limit": 16,
         "record": 320,
+        "policy": 32,
+        "ilk": 192,
+        "tenant": 48,
+        "channel": 112,
     }
 
 
@@ -84,6 +92,16 @@ def test_sizes_are_pinned() -> None:
         (RECORD, "trace_id", 32),
         (RECORD, "source_name", 88),
         (RECORD, "check", 316),
+        (POLICY, "check", 28),
+        (ILK, "ilk", 24),
+        (ILK, "alias_until_ms", 72),
+        (ILK, "text", 92),
+        (ILK, "check", 188),
+        (TENANT, "tenant", 24),
+        (TENANT, "check", 44),
+        (CHANNEL, "key", 24),
+        (CHANNEL, "text", 72),
+        (CHANNEL, "check", 108),
     ],
 )
 def test_offsets_are_pinned(layout: Layout, field: str, offset: int) -> None:
