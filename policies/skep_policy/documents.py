@@ -1,0 +1,301 @@
+"""Records of identity as a policy sees them, and what one change of a record changes in its data.
+
+Owns the data of one policy: who stands in it, and where. *Standing* are agents, system interlocutors, and a tenant's
+own people who answer from a node; everybody else is known to a decision by the record handed in with it and never
+stands in the data, so a million customers cost a policy nothing.
+
+    agents[ilk], identity[ilk]      the record of everybody who stands
+    capability[tag][ilk] = ilk      who stands and has the tag
+    node[name] = ilk                whose node that is
+    tenant[tnt] = {status, agents: {ilk: ilk}, capability: {tag: {ilk: ilk}}}
+    identity_aliases[old] = new
+    config                          settings that rules may read, `frontdesk` among them
+
+Look-ups are objects `{ilk: ilk}`, not arrays: `some ilk in data.capability[tag]` means the same for both, and a member
+of an object is set or removed by itself. So one change of one record is a handful of small patches, whatever the number
+of records; only a tenant's new status touches all who stand in that tenant, because their records state it.
+
+Each patch can be applied in its order without making parents: an object is set whole with its first member, and
+removed whole with its last. Pure: no clock, no region, no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from skep_shm import IlkKind, IlkRecord, Registration, SealStatus, Subtype, TenantRecord, TenantStatus
+
+ZERO: Final = bytes(16)
+ROOTS: Final = ("agents", "capability", "config", "identity", "identity_aliases", "node", "tenant")
+Path = tuple[str, ...]
+
+
+class Patch(NamedTuple):
+    """One change of the data. `value` is JSON; None removes what stands at `path`."""
+
+    path: Path
+    value: bytes | None
+
+
+def ilk_name(ilk: bytes) -> str:
+    return f"ilk:{UUID(bytes=ilk)}"
+
+
+def tenant_name(tenant: bytes) -> str:
+    return f"tnt:{UUID(bytes=tenant)}"
+
+
+def ilk_bytes(name: str) -> bytes | None:
+    """The 16 bytes of `ilk:<uuid>`; None for any other text."""
+    try:
+        return UUID(name[4:]).bytes if name.startswith("ilk:") else None
+    except ValueError:
+        return None
+
+
+def stands(record: IlkRecord) -> bool:
+    """Is this record part of the data, and not only of decisions about its own messages?"""
+    if record.canonical != ZERO:
+        return False
+    if record.kind == IlkKind.HUMAN:
+        return record.subtype == Subtype.INTERNAL and bool(record.handler)
+    return True
+
+
+def record_document(record: IlkRecord, tenant_status: str) -> dict[str, Any]:
+    """The record as rules read it. `type` and `ilk_type`, `tenant` and `tenant_id` are the same facts under the names
+    that upstream's texts and upstream's code give them."""
+    kind, tenant = IlkKind(record.kind).name.lower(), tenant_name(record.tenant)
+    subtype = "" if record.subtype == Subtype.NONE else Subtype(record.subtype).name.lower()
+    return {
+        "ilk": ilk_name(record.ilk), "type": kind, "ilk_type": kind, "human_subtype": subtype,
+        "tenant": tenant, "tenant_id": tenant, "tenant_status": tenant_status,
+        "registration_status": Registration(record.registration).name.lower(),
+        "roles": list(record.roles), "capabilities": list(record.capabilities), "degrees": list(record.degrees),
+        "handler_node": record.handler, "sealed": record.seal == SealStatus.VALID,
+    }  # fmt: skip
+
+
+def status_text(status: TenantStatus | None, tenant: bytes = ZERO) -> str:
+    """`active`, `pending`, `suspended`; `none` for the tenant-neutral zero, `unknown` for one that nobody published."""
+    if status is not None:
+        return TenantStatus(status).name.lower()
+    return "none" if tenant == ZERO else "unknown"
+
+
+class Documents:
+    """The data of one policy, kept as records; JSON is made for what changes."""
+
+    __slots__ = ("_aliases", "_config", "_members", "_nodes", "_records", "_tenants")
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self._config = dict(config or {})
+        self._records: dict[bytes, IlkRecord] = {}
+        self._aliases: dict[bytes, bytes] = {}
+        self._nodes: dict[str, bytes] = {}
+        self._tenants: dict[bytes, TenantStatus] = {}
+        self._members: dict[Path, dict[bytes, None]] = {}  # every look-up object, by where it stands
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def set(self, record: IlkRecord) -> list[Patch]:
+        """This record is new, or says something else than before."""
+        if record.canonical != ZERO:
+            return self._leave(record.ilk) + self._set_alias(record.ilk, record.canonical)
+        patches = self._end_alias(record.ilk)
+        if not stands(record):
+            return patches + self._leave(record.ilk)
+        old = self._records.get(record.ilk)
+        return patches if old == record else patches + self._replace(old, record)
+
+    def remove(self, ilk: bytes) -> list[Patch]:
+        """Nobody has this ILK any more."""
+        return self._end_alias(ilk) + self._leave(ilk)
+
+    def set_tenant(self, record: TenantRecord) -> list[Patch]:
+        """A tenant's status; those who stand in it carry it in their own records."""
+        status = TenantStatus(record.status)
+        if self._tenants.get(record.tenant) == status:
+            return []
+        old = self._tenants.get(record.tenant)
+        self._tenants[record.tenant] = status
+        name, text = tenant_name(record.tenant), orjson.dumps(status_text(status))
+        if old is None and not self._tenant_populated(name):
+            patches = [Patch(("tenant", name), orjson.dumps(self._tenant_document(record.tenant)))]
+        else:
+            patches = [Patch(("tenant", name, "status"), text)]
+        for ilk in self._members.get(("tenant", name, "agents"), ()):
+            patches += self._restated(ilk, text)
+        return patches
+
+    def remove_tenant(self, tenant: bytes) -> list[Patch]:
+        """The tenant is no longer published. Those who stand in it go on, in a tenant that nobody knows."""
+        if self._tenants.pop(tenant, None) is None:
+            return []
+        name, text = tenant_name(tenant), orjson.dumps(status_text(None, tenant))
+        if not self._tenant_populated(name):
+            return [Patch(("tenant", name), None)]
+        patches = [Patch(("tenant", name, "status"), text)]
+        for ilk in self._members[("tenant", name, "agents")]:
+            patches += self._restated(ilk, text)
+        return patches
+
+    @staticmethod
+    def _restated(ilk: bytes, text: bytes) -> list[Patch]:
+        name = ilk_name(ilk)
+        return [Patch((root, name, "tenant_status"), text) for root in ("agents", "identity")]
+
+    def _set_alias(self, old: bytes, new: bytes) -> list[Patch]:
+        if self._aliases.get(old) == new:
+            return []
+        self._aliases[old] = new
+        return [Patch(("identity_aliases", ilk_name(old)), orjson.dumps(ilk_name(new)))]
+
+    def _end_alias(self, ilk: bytes) -> list[Patch]:
+        if self._aliases.pop(ilk, None) is None:
+            return []
+        return [Patch(("identity_aliases", ilk_name(ilk)), None)]
+
+    # -- who stands ------------------------------------------------------------------------------------------------
+
+    def _replace(self, old: IlkRecord | None, record: IlkRecord) -> list[Patch]:
+        self._records[record.ilk] = record
+        name = ilk_name(record.ilk)
+        body = orjson.dumps(self.document(record))
+        patches = [Patch((root, name), body) for root in ("agents", "identity")]
+        before, after = _places(old), _places(record)
+        for path in sorted(before - after, reverse=True):
+            patches += self._take_out(path, record.ilk)
+        for path in sorted(after - before):
+            patches += self._put_in(path, record.ilk)
+        if old is None or old.handler != record.handler:
+            patches += self._unname(old) + self._name(record)
+        return patches
+
+    def _leave(self, ilk: bytes) -> list[Patch]:
+        old = self._records.pop(ilk, None)
+        if old is None:
+            return []
+        patches = [Patch((root, ilk_name(ilk)), None) for root in ("agents", "identity")]
+        for path in sorted(_places(old), reverse=True):  # a tenant's parts before what they hang on
+            patches += self._take_out(path, ilk)
+        return patches + self._unname(old)
+
+    def _name(self, record: IlkRecord) -> list[Patch]:
+        if not record.handler:
+            return []
+        self._nodes[record.handler] = record.ilk
+        return [Patch(("node", record.handler), orjson.dumps(ilk_name(record.ilk)))]
+
+    def _unname(self, old: IlkRecord | None) -> list[Patch]:
+        if old is None or self._nodes.get(old.handler) != old.ilk:
+            return []  # it never had a node, or another record has taken the name over
+        del self._nodes[old.handler]
+        return [Patch(("node", old.handler), None)]
+
+    def _put_in(self, path: Path, ilk: bytes) -> list[Patch]:
+        name = ilk_name(ilk)
+        members = self._members.get(path)
+        if members is not None:
+            members[ilk] = None
+            return [Patch((*path, name), orjson.dumps(name))]
+        patches = self._found_tenant(path)
+        self._members[path] = {ilk: None}
+        return [*patches, Patch(path, orjson.dumps({name: name}))]
+
+    def _take_out(self, path: Path, ilk: bytes) -> list[Patch]:
+        members = self._members[path]
+        del members[ilk]
+        if members:
+            return [Patch((*path, ilk_name(ilk)), None)]
+        del self._members[path]
+        if path[0] != "tenant":
+            return [Patch(path, None)]
+        if path[2] == "agents":
+            return [Patch(path, b"{}")] if self._known(path[1]) else [Patch(path[:2], None)]
+        return [Patch(path, None)]
+
+    def _found_tenant(self, path: Path) -> list[Patch]:
+        """A tenant that nobody published stands in the data as soon as somebody stands in it. `agents` sorts before
+        `capability`, so this is asked for it first."""
+        if path[0] != "tenant" or path[2] != "agents" or self._known(path[1]):
+            return []
+        status = status_text(None, UUID(path[1][4:]).bytes)
+        empty = {"status": status, "agents": {}, "capability": {}}
+        return [Patch(path[:2], orjson.dumps(empty))]
+
+    def _known(self, name: str) -> bool:
+        return UUID(name[4:]).bytes in self._tenants
+
+    def _tenant_populated(self, name: str) -> bool:
+        return ("tenant", name, "agents") in self._members
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def tenant_status(self, tenant: bytes) -> str:
+        return status_text(self._tenants.get(tenant), tenant)
+
+    def document(self, record: IlkRecord) -> dict[str, Any]:
+        """Any record, standing or not, with its tenant's status as it is known here."""
+        return record_document(record, self.tenant_status(record.tenant))
+
+    def record_json(self, ilk: bytes) -> bytes:
+        """A standing record; `null` when nobody of that ILK stands."""
+        record = self._records.get(ilk)
+        return b"null" if record is None else orjson.dumps(self.document(record))
+
+    def standing(self, ilk: bytes) -> bool:
+        return ilk in self._records
+
+    def record(self, ilk: bytes) -> IlkRecord | None:
+        return self._records.get(ilk)
+
+    def ilk_of_node(self, name: str) -> bytes | None:
+        return self._nodes.get(name)
+
+    def whole(self) -> bytes:
+        """All of the data, for an engine that starts. Equal to what the patches so far would have made of it."""
+        people = {ilk_name(ilk): self.document(record) for ilk, record in self._records.items()}
+        data: dict[str, Any] = {
+            "agents": people, "identity": people, "config": self._config,
+            "node": {name: ilk_name(ilk) for name, ilk in self._nodes.items()},
+            "identity_aliases": {ilk_name(old): ilk_name(new) for old, new in self._aliases.items()},
+            "capability": {p[1]: self._look_up(p) for p in self._members if p[0] == "capability"},
+            "tenant": {},
+        }  # fmt: skip
+        populated = {UUID(path[1][4:]).bytes for path in self._members if path[0] == "tenant"}
+        for tenant in self._tenants.keys() | populated:
+            data["tenant"][tenant_name(tenant)] = self._tenant_document(tenant)
+        for path in self._members:
+            if path[0] == "tenant" and path[2] == "capability":
+                data["tenant"][path[1]]["capability"][path[3]] = self._look_up(path)
+        return orjson.dumps(data)
+
+    def _tenant_document(self, tenant: bytes) -> dict[str, Any]:
+        agents = self._look_up(("tenant", tenant_name(tenant), "agents"))
+        return {"status": self.tenant_status(tenant), "agents": agents, "capability": {}}
+
+    def _look_up(self, path: Path) -> dict[str, str]:
+        return {name: name for name in map(ilk_name, self._members.get(path, ()))}
+
+
+def _places(record: IlkRecord | None) -> set[Path]:
+    """The look-up objects that a standing record is a member of."""
+    if record is None:
+        return set()
+    tenant = ("tenant", tenant_name(record.tenant))
+    tags = set(record.capabilities)
+    places: set[Path] = {("capability", tag) for tag in tags} | {(*tenant, "capability", tag) for tag in tags}
+    return places | {(*tenant, "agents")}
+
+
+def roots_of(patches: list[Patch]) -> frozenset[str]:
+    """The data roots that these patches change."""
+    return frozenset(patch.path[0] for patch in patches)
