@@ -1,4 +1,4 @@
-"""The verbs that change the configuration: `skep route|vpn|grant add|rm`. With it the tree of `app` is whole."""
+"""The verbs that change the configuration: `skep route|vpn|grant add|rm`."""
 
 from __future__ import annotations
 
