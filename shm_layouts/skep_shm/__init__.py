@@ -5,13 +5,17 @@ One writer per region, many readers, no locks. Everything an importer may use is
 
 from __future__ import annotations
 
+from skep_shm.channel_key import channel_key
+from skep_shm.channels import ChannelsReader, ChannelsWriter
 from skep_shm.config import ConfigReader, ConfigWriter
 from skep_shm.errors import RegionCode, RegionError
+from skep_shm.ilks import IlksReader, IlksWriter
 from skep_shm.layouts import VERSION, RegionKind
 from skep_shm.nodes import NodesReader, NodesWriter, nodes_readers
 from skep_shm.policy import PolicyReader, PolicyWriter
 from skep_shm.records import RecordsReader, RecordsWriter
 from skep_shm.segment import hive_prefix
+from skep_shm.tenants import TenantsReader, TenantsWriter
 from skep_shm.threads import ThreadsReader, ThreadsWriter
 from skep_shm.types import (
     Binding,
@@ -81,4 +85,11 @@ __all__ = [
     "TenantRecord",
     "TenantStatus",
     "ChannelRecord",
+    "IlksWriter",
+    "IlksReader",
+    "TenantsWriter",
+    "TenantsReader",
+    "ChannelsWriter",
+    "ChannelsReader",
+    "channel_key",
 ]

@@ -18,7 +18,8 @@ from skep_shm.records import RecordsReader
 from skep_shm.region import HIGH_WATER, LIVE, Attachment, check_header
 from skep_shm.segment import Segment
 from skep_shm.seqlock import is_whole
-from skep_shm.table import TableReader, bucket_of, shift_of
+from skep_shm.table import bucket_of, shift_of
+from skep_shm.table_reader import TableReader
 from skep_shm.words import unseal
 
 FAULTS_MAX = 100  # a region in ruins needs no longer list

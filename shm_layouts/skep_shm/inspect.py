@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from skep_shm import audit, cheader
+from skep_shm.channels import ChannelsReader
 from skep_shm.config import ConfigReader
 from skep_shm.errors import RegionCode, RegionError
+from skep_shm.ilks import IlksReader
 from skep_shm.nodes import NodesReader
 from skep_shm.policy import PolicyReader
 from skep_shm.records import RecordsReader
 from skep_shm.region import Attachment, process_start
 from skep_shm.segment import SHM_DIR, hive_prefix, segment_names
+from skep_shm.tenants import TenantsReader
 from skep_shm.threads import ThreadsReader
 from skep_shm.types import Header, PolicyState
 
@@ -34,6 +37,9 @@ _READERS: dict[str, type[Attachment]] = {
     "config": ConfigReader,
     "threads": ThreadsReader,
     "policy": PolicyReader,
+    "ilks": IlksReader,
+    "tenants": TenantsReader,
+    "channels": ChannelsReader,
 }
 
 
@@ -150,6 +156,9 @@ def _contents(reader: Attachment) -> dict[str, Any]:
         return {"config": _plain(asdict(reader.read()))}
     if isinstance(reader, PolicyReader):
         return {"policy": _policy(reader.read())}
+    if isinstance(reader, IlksReader | TenantsReader | ChannelsReader):
+        rows = [{"slot": slot} | _plain(item._asdict()) for slot, item in reader.items()]
+        return {reader.kind.name.lower(): rows}
     assert isinstance(reader, RecordsReader)
     return {"records": [_plain(asdict(record)) for record in reader.since(0)[0]]}
 

@@ -66,6 +66,9 @@ class Layout:
         self.size = size
         self.struct = struct.Struct("<" + "".join(field.code for field in fields))
 
+    def __contains__(self, field: str) -> bool:
+        return field in self._offsets
+
     def offset(self, field: str) -> int:
         return self._offsets[field]
 

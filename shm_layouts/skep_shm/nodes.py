@@ -19,7 +19,8 @@ from skep_shm.layouts import NODE, RegionKind, State
 from skep_shm.region import Identity, Owner
 from skep_shm.rescue import Rescue
 from skep_shm.segment import MODE_DEFAULT, hive_prefix, segment_names
-from skep_shm.table import CAPACITY_FIRST, TableReader, TableWriter
+from skep_shm.table import CAPACITY_FIRST, TableWriter
+from skep_shm.table_reader import TableReader
 from skep_shm.types import NodeRecord
 
 REGION_PREFIX = "nodes-"

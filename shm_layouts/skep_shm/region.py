@@ -50,6 +50,7 @@ from skep_shm.words import seal, unseal
 HIGH_WATER = HEADER.word("high_water")
 LIVE = HEADER.word("live")
 _MAGIC_WORD = HEADER.word("magic")
+_GENERATION_WORD = HEADER.word("generation")
 _FOLLOW_TRIES = 64  # each means that the anchor swung between two system calls
 _LINE = 64  # tables start on a cache line
 
@@ -121,7 +122,7 @@ class Owner:
         self._header_text = _header_text(self.name, identity)
         self.anchor = claim(self.name, identity.kind, mode, group)
         self._previous = unseal(self.anchor.words[GENERATION]) or 0
-        self._generation = self._previous
+        self._generation = self._made = self._previous
         self.segment: Segment | None = None
         self._sweep()
         before = unseal(self.anchor.words[REVISION]) or 0
@@ -137,9 +138,10 @@ class Owner:
 
     def new_segment(self, shape: Shape, multiplier: bytes = ZERO16) -> Segment:
         """An empty segment of the next generation, header written, magic not yet. Raises RegionError NO_SPACE."""
-        generation = self._generation + 1
+        generation = self._made + 1
         name = generation_name(self.name, generation)
         segment = create_segment(name, shape.size_bytes, self._mode, self._group)
+        self._made = generation  # one that is never swung to keeps its number: no name is used twice
         segment.mapping[8:HEADER_IDENTITY_BYTES] = self._identity_bytes(shape, generation, multiplier)[8:]
         segment.words[HIGH_WATER] = seal(0)
         segment.words[LIVE] = seal(0)
@@ -187,7 +189,7 @@ class Owner:
     def swing(self, segment: Segment) -> None:
         """Makes a filled segment the current one, then unlinks the one before."""
         segment.words[_MAGIC_WORD] = MAGIC
-        self._generation += 1
+        self._generation = segment.words[_GENERATION_WORD]
         self.anchor.words[GENERATION] = seal(self._generation)
         old, self.segment = self.segment, segment
         if old is not None:

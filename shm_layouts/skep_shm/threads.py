@@ -6,7 +6,6 @@ writer takes over the bindings that a dead one left, so no thread is lost to a c
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from skep_shm.errors import RegionCode, RegionError
@@ -14,7 +13,8 @@ from skep_shm.layouts import BINDING, RegionKind, State
 from skep_shm.region import Identity, Owner
 from skep_shm.rescue import Rescue
 from skep_shm.segment import MODE_DEFAULT
-from skep_shm.table import CAPACITY_FIRST, CAPACITY_MAX, TableReader, TableWriter
+from skep_shm.table import CAPACITY_FIRST, CAPACITY_MAX, Pack, TableWriter
+from skep_shm.table_reader import TableReader
 from skep_shm.types import Binding
 
 REGION = "threads"
@@ -35,7 +35,7 @@ class ThreadsWriter:
             capacity *= 2
         self._table = TableWriter(owner, BINDING, "thread", capacity)
         for binding in adopted:
-            self._insert(binding)
+            self._table.load(*self._encoded(binding))
         self._table.start()
         self._rescue = Rescue(owner, self._table.restore)
 
@@ -64,14 +64,16 @@ class ThreadsWriter:
     def bind(self, binding: Binding) -> int:
         """Binds a thread, replacing its binding if it has one; returns the slot."""
         old = self._table.slot_of(binding.thread)
-        slot = self._insert(binding)  # first the new one: a reader between the two finds one or the other
+        slot = self._table.insert(
+            *self._encoded(binding)
+        )  # first the new one: a reader between the two finds one or the other
         if old is not None:
             self._table.delete(old)
         return slot
 
-    def _insert(self, binding: Binding) -> int:
+    def _encoded(self, binding: Binding) -> tuple[bytes, bytes, Pack]:
         handler, text = _text_of(binding, self._owner.name)
-        return self._table.insert(binding.thread, text, _packer(binding, len(handler), len(text)))
+        return binding.thread, text, _packer(binding, len(handler), len(text))
 
     def unbind(self, thread: bytes) -> bool:
         """False when the thread was not bound."""
@@ -115,7 +117,7 @@ def _text_of(binding: Binding, region: str) -> tuple[bytes, bytes]:
     return handler, handler + binding.reason.encode()[:REASON_BYTES_MAX]
 
 
-def _packer(binding: Binding, handler_bytes: int, text_bytes: int) -> Callable[[int, int, bytes], bytes]:
+def _packer(binding: Binding, handler_bytes: int, text_bytes: int) -> Pack:
     def pack(slot: int, following: int, text: bytes) -> bytes:
         return BINDING.struct.pack(
             0,

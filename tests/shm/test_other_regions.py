@@ -171,6 +171,20 @@ def test_thousands_of_bindings_grow_under_a_reader(clean_root: Path) -> None:
     writer.close()
 
 
+def test_more_long_bindings_than_the_first_segment_holds_are_taken_over(root: Path) -> None:
+    """Each takes three records, so the new writer's table grows before anybody may see it."""
+    bindings = [binding(number, "h" * 256, "r" * 96) for number in range(1000)]
+    first = ThreadsWriter.create(root)
+    for each in bindings:
+        first.bind(each)
+    reader = ThreadsReader.attach(root)
+    first._owner.anchor.close()  # as death does: the lock is gone, everything else stays
+    second = ThreadsWriter.create(root)
+    assert all(reader.find(each.thread) == each for each in bindings)
+    assert len(ThreadsReader.attach(root).all()) == 1000
+    second.close()
+
+
 # -- records --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,61 @@
+"""The channels region: whose a channel is, by the keyed hash of its kind, address and tenant.
+
+Writer: SY.identity, alone. Readers: routers, system nodes and the nodes of channels, by group. The address is not
+here: whoever has it, and the hive's secret, computes the key (`channel_key`) and looks it up.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skep_shm.errors import RegionCode, RegionError
+from skep_shm.keyed import Encoded, KeyedWriter, need_width
+from skep_shm.layouts import CHANNEL, SLOT_NONE, RegionKind, State
+from skep_shm.table_reader import TableReader
+from skep_shm.types import ChannelRecord
+
+REGION = "channels"
+KIND_BYTES_MAX = CHANNEL.width("text")
+
+_LIVE = int(State.LIVE)
+_unpack = CHANNEL.only("state", "text_bytes", "key", "ilk", "tenant", "text").unpack
+_make = tuple.__new__
+
+
+class ChannelsWriter(KeyedWriter[ChannelRecord]):
+    """Owns the channels."""
+
+    region = REGION
+    kind = RegionKind.CHANNELS
+    layout = CHANNEL
+    key = "key"
+
+    def _encode(self, record: ChannelRecord) -> Encoded:
+        for name, value in (("key", record.key), ("ilk", record.ilk), ("tenant", record.tenant)):
+            need_width(name, value)
+        kind = record.kind.encode()
+        if len(kind) > KIND_BYTES_MAX:
+            detail = f"a channel kind of {len(kind)} bytes, at most {KIND_BYTES_MAX}"
+            raise RegionError(RegionCode.TOO_LONG, self._owner.name, detail)
+        fields = (0, 0, _LIVE, len(kind), SLOT_NONE, record.key, record.ilk, record.tenant, kind, 0)
+        return Encoded(record.key, kind, CHANNEL.struct.pack(*fields)[:-4])
+
+
+class ChannelsReader(TableReader[ChannelRecord]):
+    """The channels, as the nodes of channels see them."""
+
+    kind = RegionKind.CHANNELS
+    layout = CHANNEL
+    record_bytes = CHANNEL.size
+    key = "key"
+
+    @classmethod
+    def attach(cls, root: Path, owner_uid: int | None = None) -> ChannelsReader:
+        """Raises RegionError when the region is missing or must not be trusted."""
+        return cls(root, REGION, owner_uid)
+
+    def _decode(self, slot: int, raw: bytes) -> ChannelRecord | None:
+        state, size, key, ilk, tenant, text = _unpack(raw)
+        if state != _LIVE:
+            return None
+        return _make(ChannelRecord, (key, ilk, tenant, text[:size].decode()))

@@ -1,0 +1,199 @@
+"""The readers' end of a table: whole, checksummed copies, found by slot or by key; see `table`.
+
+"Not found" is believed only if the revision stood still meanwhile; after a few tries, or when an index word is damaged,
+the records themselves are searched, which cannot miss. A damaged record counts as absent and hides no other.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+from zlib import crc32
+
+from skep_shm.anchor import GENERATION
+from skep_shm.layout import Layout
+from skep_shm.layouts import MORE, State
+from skep_shm.region import HIGH_WATER, Attachment
+from skep_shm.ring import read_changes
+from skep_shm.segment import Segment
+from skep_shm.seqlock import Reader
+from skep_shm.table import M128, MORE_STRUCT, PREFIX, bucket_of, shift_of
+from skep_shm.types import Change
+from skep_shm.words import unseal
+
+T = TypeVar("T")
+_FIND_TRIES = 4  # a miss while the revision moves; then the records are searched
+_CHAIN_USUAL = 8  # records walked without verifying the words; longer chains are rarer than one in 10^6
+_TEXT_TRIES = 64
+
+
+class TableReader(Attachment, Generic[T]):
+    """Reads a table. Answers come from whole, checksummed copies; a damaged record counts as absent (`damaged`).
+
+    Not for use by several threads at once.
+    """
+
+    layout: Layout
+    key: str
+
+    def _mapped(self, segment: Segment, fields: dict[str, int | bytes]) -> None:
+        self._words = segment.words
+        self._links = self.number("links_offset") // 8
+        self._buckets = self.number("buckets_offset") // 8
+        self._capacity = self.number("capacity")
+        self._shift = shift_of(self.number("buckets"))
+        self._multiplier = int.from_bytes(bytes(fields["hash_multiplier"]), "little")
+        table = (self.number("records_offset"), self.layout.size, self._capacity)
+        reader = Reader((segment.mapping, segment.words), table, self.number("undo_offset"), self._decode)
+        self._copy = reader.copy
+        self._entry = reader.entry
+        self._key_start = self.layout.offset(self.key)
+        self._key_end = self._key_start + self.layout.width(self.key)
+        self._inline = self.layout.width("text") if "text" in self.layout else 0
+
+    def _decode(self, slot: int, raw: bytes) -> T | None:
+        """The value in a checked copy; None when the record is not live."""
+        raise NotImplementedError
+
+    def get(self, slot: int) -> T | None:
+        """The record at `slot`; None when there is none, or it is damaged. Cost: one copy, compared with the copy
+        that was checked when this version of the record was first read."""
+        if self._anchor_words[GENERATION] != self._generation_word:
+            self._follow()
+        entry = self._entry(slot)
+        if entry is None:
+            self._note_damage(slot)
+            return None
+        return entry[1]
+
+    def read(self, slot: int) -> T | None:
+        """As `get()`, but computes the checksum and decodes at each call."""
+        if self._moved():
+            self._follow()
+        raw = self._copy(slot)
+        return None if raw is None else self._decode(slot, raw)
+
+    def _note_damage(self, slot: int) -> None:
+        """A slot below the high-water mark always holds a whole record; else it is damaged."""
+        high = unseal(self._words[HIGH_WATER])
+        if high is not None and 0 <= slot < high and self._copy(slot) is None:
+            self.damaged += 1
+
+    def find(self, key: bytes) -> T | None:
+        """The record with this key, through the hash index; None when no record has it."""
+        if self._anchor_words[GENERATION] != self._generation_word:
+            self._follow()
+        words, entry_of, start, end = self._words, self._entry, self._key_start, self._key_end
+        bucket = ((int.from_bytes(key[:16], "little") * self._multiplier) & M128) >> self._shift
+        slot = (words[self._buckets + bucket] >> 16) - 1
+        for _ in range(_CHAIN_USUAL):
+            entry = entry_of(slot)
+            if entry is None:
+                break
+            if entry[0][start:end] == key:
+                return entry[1]
+            slot = (words[self._links + slot] >> 16) - 1
+        return self._find(key)
+
+    def _find(self, key: bytes) -> T | None:
+        """The whole look-up: the chain, again if the table changed meanwhile, and then every record."""
+        for _ in range(_FIND_TRIES):
+            if self._moved():
+                self._follow()
+            before = self.revision
+            entry, sound = self._walk(key)
+            if entry is not None:
+                return entry[1]
+            if not sound:
+                break
+            if self.revision == before and not self._moved():
+                return None
+        return self._search(key)
+
+    def _walk(self, key: bytes) -> tuple[tuple[bytes, T] | None, bool]:
+        """The chain's answer, and whether the chain was sound."""
+        words = self._words
+        word = words[self._buckets + bucket_of(key, self._multiplier, self._shift)]
+        for _ in range(self._capacity):
+            following = unseal(word)
+            if following is None or following > self._capacity:
+                return None, False
+            if following == 0:
+                return None, True
+            entry = self._entry(following - 1)
+            if entry is not None and self._key(entry[0]) == key:
+                return entry, True
+            if entry is None and self._copy(following - 1) is None:
+                return None, False
+            word = words[self._links + following - 1]
+        return None, False
+
+    def _search(self, key: bytes) -> T | None:
+        for slot in self.slots():
+            entry = self._entry(slot)
+            if entry is not None and self._key(entry[0]) == key:
+                return entry[1]
+        return None
+
+    def _key(self, raw: bytes) -> bytes:
+        return raw[self._key_start : self._key_end]
+
+    def slots(self) -> range:
+        """Every slot that may hold a record."""
+        self._current()
+        high = unseal(self._words[HIGH_WATER])
+        return range(self._capacity if high is None else min(high, self._capacity))
+
+    def items(self) -> list[tuple[int, T]]:
+        """As `all()`, with each record's slot, which is what `changes()` speaks of."""
+        return [(slot, value) for slot in self.slots() if (value := self.get(slot)) is not None]
+
+    def all(self) -> list[T]:
+        """Every record. Each is whole, but they are read one after the other: remember `revision` before the call and
+        ask `changes()` for what happened meanwhile."""
+        return [value for _, value in self.items()]
+
+    def raw(self, slot: int) -> bytes | None:
+        """A checked copy of the live record at `slot`."""
+        raw = self._copy(slot)
+        return raw if raw is not None and raw[12] == State.LIVE else None
+
+    def text(self, slot: int, raw: bytes) -> tuple[bytes, bytes] | None:
+        """The whole text of a record and the version of the record it belongs to; None when the record is gone, or
+        the text damaged."""
+        for _ in range(_TEXT_TRIES):
+            text = self._gather(raw)
+            current = self.raw(slot)
+            if current is None or self._key(current) != self._key(raw) or (text is None and current == raw):
+                return None
+            if text is not None and current[:8] == raw[:8]:
+                return text, raw
+            raw = current
+        return None
+
+    def _gather(self, raw: bytes) -> bytes | None:
+        size, following = PREFIX.unpack_from(raw)[3:]
+        start = self.layout.offset("text")
+        text = raw[start : start + min(size, self._inline)]
+        owner = crc32(raw[self._key_start : self._key_end])
+        while len(text) < size:
+            piece = self._copy(following) if following < self._capacity else None
+            if piece is None:
+                return None
+            _, _, state, length, following, belongs = MORE_STRUCT.unpack_from(piece)
+            if state != State.MORE or belongs != owner or not length:
+                return None
+            text += piece[MORE.size : MORE.size + length]
+        return text
+
+    def changes(self, since_revision: int) -> list[Change] | None:
+        """What changed after `since_revision`, oldest first. None: too long ago, read everything again."""
+        for _ in range(_FIND_TRIES):
+            found = self._changes(self._current(), since_revision)
+            if found is not None or not self._moved():
+                return found
+        return None
+
+    def _changes(self, segment: Segment, since: int) -> list[Change] | None:
+        start, entries = self.number("ring_offset"), self.number("ring_entries")
+        base = self.number("base_revision")
+        return read_changes(segment.mapping, start, entries, since, base, lambda: self.revision)
