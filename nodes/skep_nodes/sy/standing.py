@@ -13,7 +13,7 @@ tens of microseconds each, beside a synced write): routers come and go, and a st
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class Sender:
 
     name: str
     standing: Standing
+    uid: int = field(default=-1, compare=False)
+    """The account that joined under that name; -1 when regions do not agree on it."""
 
     @property
     def trusted(self) -> bool:
@@ -50,6 +52,7 @@ class Claim:
 
     name: str
     own: bool
+    uid: int = -1
 
 
 NOBODY = Sender("", Standing.UNKNOWN)
@@ -62,10 +65,12 @@ def judge(claims: list[Claim]) -> Sender:
         return NOBODY
     names = {claim.name for claim in claims}
     name = claims[0].name if len(names) == 1 else ""
+    uids = {claim.uid for claim in claims}
+    uid = claims[0].uid if len(uids) == 1 else -1
     if all(map(is_system, names)):
-        return Sender(name, Standing.SYSTEM)
+        return Sender(name, Standing.SYSTEM, uid)
     own = all(claim.own for claim in claims)
-    return Sender(name, Standing.OWN if own else Standing.FOREIGN)
+    return Sender(name, Standing.OWN if own else Standing.FOREIGN, uid)
 
 
 def sender_of(root: Path, uuid: bytes) -> Sender:
@@ -84,6 +89,6 @@ def sender_of(root: Path, uuid: bytes) -> Sender:
 def _claims(reader: NodesReader, uuid: bytes) -> list[Claim]:
     header = reader.header()
     if uuid == header.router_uuid:
-        return [Claim(header.router_name, own=True)]
+        return [Claim(header.router_name, own=True, uid=header.owner_uid)]
     record = reader.find(uuid)
-    return [] if record is None else [Claim(record.name, own=record.uid == header.owner_uid)]
+    return [] if record is None else [Claim(record.name, record.uid == header.owner_uid, record.uid)]

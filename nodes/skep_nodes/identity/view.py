@@ -1,0 +1,205 @@
+"""The rows that a group of requests needs, held together while they are decided: the core's only way to see and change.
+
+A request says what it must see (`Ask`), the store reads exactly that, and only then is the request decided, without
+waiting for anything. Asking for what was not loaded is a bug and raises at once, because "not loaded" must never pass
+for "not there". What a request changed is undone when it is refused, so each is all or nothing; what it changed is seen
+by those after it in the same group. When all are decided, `changes` is what the store has to write.
+
+Rejected: a copy of the whole store in memory (a gigabyte for a million interlocutors, and a clone for each write to be
+able to go back); deciding by SQL (two dialects, and no test without a server).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from skep_nodes.identity import tables
+from skep_nodes.identity.records import Channel, Document, Fact, Graduation, Ilk, Tenant
+from skep_nodes.identity.tables import Table
+
+R = TypeVar("R")
+
+
+class Ask(NamedTuple):
+    """All rows of a table that have this value in this column."""
+
+    table: Table
+    column: str
+    value: Any
+
+
+class Shelf:
+    """Rows of one table, by key and by each index."""
+
+    __slots__ = ("table", "rows", "_fields", "_by")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.rows: dict[Any, Any] = {}
+        self._fields = {column: table.field_of[column] for column in (table.key, *table.indexes)}
+        self._by: dict[str, dict[Any, set[Any]]] = {column: {} for column in table.indexes}
+
+    def get(self, key: Any) -> Any:
+        return self.rows.get(key)
+
+    def find(self, column: str, value: Any) -> list[Any]:
+        """Rows with this value, in the order of their keys."""
+        if column == self.table.key:
+            row = self.rows.get(value)
+            return [] if row is None else [row]
+        return [self.rows[key] for key in sorted(self._by[column].get(value, ()))]
+
+    def put(self, record: Any) -> Any:
+        """Set a row; returns the one it replaces."""
+        key = getattr(record, self._fields[self.table.key])
+        old = self.remove(key)
+        self.rows[key] = record
+        for column, places in self._by.items():
+            places.setdefault(getattr(record, self._fields[column]), set()).add(key)
+        return old
+
+    def remove(self, key: Any) -> Any:
+        old = self.rows.pop(key, None)
+        if old is not None:
+            for column, places in self._by.items():
+                places[getattr(old, self._fields[column])].discard(key)
+        return old
+
+
+class Change(NamedTuple):
+    """A row to write, or to remove where `record` is None."""
+
+    table: Table
+    key: Any
+    record: Any
+    before: Any
+
+
+class View:
+    """Loaded rows, what was changed in them, and how to go back."""
+
+    def __init__(self, resident: dict[str, Shelf], now_ms: int, new_id: Callable[[], bytes]) -> None:
+        self.now_ms, self.new_id = now_ms, new_id
+        self._shelves = {
+            table.name: resident[table.name] if table.resident else Shelf(table) for table in tables.ALL
+        }
+        self._known: set[tuple[str, str, Any]] = set()
+        self._undo: list[tuple[Shelf, Any, Any]] = []
+        self._before: dict[tuple[str, Any], Any] = {}
+        self.entries: list[tuple[str, str, bytes, bytes, str, dict[str, Any]]] = []
+
+    # -- loading -----------------------------------------------------------------------------------------------
+
+    def unknown(self, asks: Iterable[Ask]) -> set[Ask]:
+        """What of these has to be read first."""
+        return {ask for ask in asks if not ask.table.resident and (ask.table.name, *ask[1:]) not in self._known}
+
+    def load(self, asks: Iterable[Ask], rows: Iterable[tuple[Table, Any]]) -> None:
+        """Take in what was read; a row that was changed meanwhile keeps its change."""
+        for table, record in rows:
+            shelf = self._shelves[table.name]
+            key = getattr(record, table.field_of[table.key])
+            if (table.name, key) not in self._before and key not in shelf.rows:
+                shelf.put(record)
+        self._known.update((ask.table.name, *ask[1:]) for ask in asks)
+
+    def drop_damaged(self, table: Table, key: Any) -> None:
+        """A row that must not be served counts as not there."""
+        self._shelves[table.name].remove(key)
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def one(self, table: Table, key: Any) -> Any:
+        """The row with this key, or None."""
+        self._loaded(table, table.key, key)
+        return self._shelves[table.name].get(key)
+
+    def find(self, table: Table, column: str, value: Any) -> list[Any]:
+        """The rows with this value."""
+        self._loaded(table, column, value)
+        return self._shelves[table.name].find(column, value)
+
+    def all(self, table: Table) -> Iterator[Any]:
+        """Every row of a resident table."""
+        assert table.resident, table.name
+        return iter(list(self._shelves[table.name].rows.values()))
+
+    def _loaded(self, table: Table, column: str, value: Any) -> None:
+        known = table.resident or (table.name, column, value) in self._known
+        assert known or (table.name, value) in self._before, f"{table.name}.{column} was not asked for"
+
+    def tenant(self, key: bytes) -> Tenant | None:
+        found: Tenant | None = self.one(tables.TENANTS, key)
+        return found
+
+    def ilk(self, key: bytes) -> Ilk | None:
+        found: Ilk | None = self.one(tables.ILKS, key)
+        return found
+
+    def channels_of(self, ilk: bytes) -> list[Channel]:
+        return self.find(tables.CHANNELS, "ilk_id", ilk)
+
+    def graduations_of(self, ilk: bytes) -> list[Graduation]:
+        """All an agent ever had, oldest first."""
+        return sorted(self.find(tables.GRADUATIONS, "ilk_id", ilk), key=_issued)
+
+    def document(self, key: bytes) -> Document | None:
+        found: Document | None = self.one(tables.DOCUMENTS, key)
+        return found
+
+    def fact(self, name: str) -> str:
+        """A fact about the store; empty when nothing was said."""
+        found: Fact | None = self.one(tables.FACTS, name)
+        return found.value if found else ""
+
+    # -- changing ----------------------------------------------------------------------------------------------
+
+    def put(self, table: Table, record: Any) -> None:
+        """Set a row."""
+        self._note(table, getattr(record, table.field_of[table.key]), record)
+
+    def drop(self, table: Table, key: Any) -> None:
+        """Remove a row."""
+        self._note(table, key, None)
+
+    def _note(self, table: Table, key: Any, record: Any) -> None:
+        shelf = self._shelves[table.name]
+        old = shelf.remove(key) if record is None else shelf.put(record)
+        self._undo.append((shelf, key, old))
+        self._before.setdefault((table.name, key), old)
+
+    def note(self, actor: str, action: str, ilk: bytes, tenant: bytes, reason: str, **detail: Any) -> None:
+        """One link for the audit chain."""
+        self.entries.append((actor, action, ilk, tenant, reason, detail))
+
+    # -- all or nothing ----------------------------------------------------------------------------------------
+
+    def mark(self) -> tuple[int, int]:
+        """A place to go back to."""
+        return len(self._undo), len(self.entries)
+
+    def rewind(self, mark: tuple[int, int]) -> None:
+        """Undo everything since `mark`."""
+        changes, entries = mark
+        while len(self._undo) > changes:
+            shelf, key, old = self._undo.pop()
+            if old is None:
+                shelf.remove(key)
+            else:
+                shelf.put(old)
+        del self.entries[entries:]
+
+    def changes(self) -> list[Change]:
+        """What differs from what was loaded, in the order in which it was touched."""
+        found = []
+        for (name, key), before in self._before.items():
+            shelf = self._shelves[name]
+            after = shelf.get(key)
+            if after != before:
+                found.append(Change(shelf.table, key, after, before))
+        return found
+
+
+def _issued(graduation: Graduation) -> tuple[int, bytes]:
+    return graduation.issued_at_ms, graduation.graduation
