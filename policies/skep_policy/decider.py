@@ -1,0 +1,423 @@
+"""Decisions of one policy: asked once, kept for exactly as long as what they were made from stands.
+
+Owns the engine of the policy in force, the cache of its answers, and the list of decisions that wait for the decision
+log. A decision is a pure function of (policy, data roots that the entry point reads, records of the interlocutors,
+selector, and the sender where the policy reads it); the cache's key is those bytes of the flow key that say so. Time to
+live, phase, ack level, content type and thread are not among them, so a new thread of an old conversation is a hit.
+
+Invariants:
+  Fail closed: an engine that cannot answer gives OPA_ERROR, kept for that selector; undefined gives OPA_NO_TARGET or
+  POLICY_DENIED. Nothing but `true` allows.
+  What changes drops what depended on it: a data root its entry points, a record its readers, time what has an end.
+  A new policy is a new Decider.
+  Nothing waits for the log: past RECORDS_MAX a decision is lost to it, and counted.
+
+A *shadow* is a second policy that answers the same questions on misses, within SHADOW_SHARE of the time, and only
+reports: its answer stands beside the real one in the record.
+
+Pure: time is an argument. Rejected: one cache for both entry points (a change of an agent would empty `allow`, which
+reads no agents); keying by the records' contents instead of the ILKs (the policy may read the ILK itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from datetime import UTC, datetime
+from os import urandom
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+import orjson
+
+from skep.protocol.codes import Reason
+from skep.protocol.errors import PolicyError
+from skep.protocol.header import Selector
+from skep.protocol.kinds import ActionClass, DstKind, MessageClass, Scope
+from skep_policy.answer import AnswerError, allowed_by, names_of
+from skep_policy.decision_cache import DecisionCache
+from skep_policy.documents import Documents, Patch, ilk_name, roots_of
+from skep_policy.manifest import ALLOW, TARGET, Manifest, Reads
+from skep_shm import IlkRecord
+
+CACHE_ENTRIES_MAX: Final = 65_536
+"""Kept decisions of one entry point: four times the flows of one connection."""
+RECORDS_MAX: Final = 8_192
+"""Decisions that wait for the decision log: some seconds of a busy router's misses."""
+SHADOW_SHARE: Final = 100
+"""A shadow may use one hundredth of the time: past it, it is not asked, and that is counted."""
+SHADOW_BURST_NS: Final = 20_000_000 * SHADOW_SHARE
+
+
+class Evaluation(Protocol):
+    """`skep_policy.evaluator.Evaluation`, as far as it is read here."""
+
+    @property
+    def result(self) -> Any: ...
+    @property
+    def defined(self) -> bool: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def ns(self) -> int: ...
+
+
+class Engine(Protocol):
+    """`skep_policy.evaluator.Evaluator`. An engine whose data could not be patched raises PolicyError."""
+
+    def decide(self, entrypoint: str, input: bytes, overlay: Sequence[Any] = ()) -> Evaluation: ...
+    def apply(self, patches: Sequence[Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Asked(NamedTuple):
+    """One question. `key` is the flow key; `src` and `dst` are the canonical records of the two interlocutors."""
+
+    key: bytes
+    selector: Selector
+    source: bytes
+    name: str
+    src: IlkRecord | None = None
+    dst: IlkRecord | None = None
+    trace: bytes = bytes(16)
+    until_ns: int = 0  # when an alias or a seal of these two ends; 0: never
+    wall_ns: int = 0  # for the record only
+
+
+class Decision:
+    """An answer. `reason` is None for a yes; then `names` are the candidates of a target, best first."""
+
+    __slots__ = ("detail", "hits", "id", "ilks", "names", "ns", "reason", "valid_until_ns")
+
+    def __init__(self, id: str, ilks: tuple[bytes, ...], valid_until_ns: int) -> None:
+        self.id = id
+        self.ilks = ilks
+        self.valid_until_ns = valid_until_ns
+        self.reason: Reason | None = None
+        self.detail = ""
+        self.names: tuple[str, ...] = ()
+        self.ns = 0
+        self.hits = 0
+
+
+class Made:
+    """One decision on its way to the log."""
+
+    __slots__ = ("asked", "chosen", "decision", "entrypoint", "error", "input", "refused", "result", "shadow")
+
+    def __init__(self, entrypoint: str, asked: Asked, input: dict[str, Any], decision: Decision) -> None:
+        self.entrypoint = entrypoint
+        self.asked = asked
+        self.input = input
+        self.decision = decision
+        self.result: Any = None
+        self.error = ""
+        self.chosen = ""
+        self.refused: list[tuple[str, str]] = []
+        self.shadow: dict[str, Any] | None = None
+
+
+class Shadow(NamedTuple):
+    """A candidate policy that only reports."""
+
+    engine: Engine
+    manifest: Manifest
+
+
+class _Entry:
+    """One entry point of the policy in force: what it reads, and what it has answered."""
+
+    __slots__ = ("cache", "cacheable", "identity", "name", "roots", "source", "there")
+
+    def __init__(self, name: str, manifest: Manifest) -> None:
+        reads = manifest.reads.get(name, Reads())
+        self.name = name
+        self.there = name in manifest.reads or not manifest.reads
+        self.roots = frozenset(reads.data)
+        self.source = reads.source
+        self.identity = "identity" in self.roots
+        self.cacheable = manifest.cacheable.get(name, True)
+        self.cache: DecisionCache[Decision] = DecisionCache(CACHE_ENTRIES_MAX)
+
+
+class Decider:
+    """The policy in force."""
+
+    def __init__(
+        self, engine: Engine, manifest: Manifest, documents: Documents, *, labels: dict[str, str] | None = None,
+        shadow: Shadow | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.labels = dict(labels or {})
+        self.lost = 0  # decisions that the log will not see
+        self.broken = ""  # why the engine can no longer be believed; then everything is refused
+        self.shadow_skipped = 0
+        self._engine = engine
+        self._documents = documents
+        self._entries = {name: _Entry(name, manifest) for name in (TARGET, ALLOW)}
+        self._made: list[Made] = []
+        self._shadow = shadow
+        self._shadow_paid_ns = 0
+        self._id_head = str(UUID(bytes=urandom(16), version=4))[:24]
+        self._id_next = int.from_bytes(urandom(5), "big")
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def known(self, entrypoint: str, key: bytes, name: str, now_ns: int) -> Decision | None:
+        """What was answered before, if it still stands. `_cache_key` and `DecisionCache.find`, spelled out: two calls
+        less are a third of a hit."""
+        entry = self._entries[entrypoint]
+        if entry.source:
+            decision = entry.cache.find(_cache_key(entry, key, name), now_ns)
+        else:
+            said = key[17:18] + key[24:31] + key[32 : len(key) - key[31]]
+            decision = entry.cache.recent.get(said)
+            if decision is None or decision.valid_until_ns:
+                decision = entry.cache.find(said, now_ns)
+        if decision is not None:
+            decision.hits += 1
+        return decision
+
+    def decide(self, entrypoint: str, asked: Asked, now_ns: int) -> Decision:
+        """Ask the policy now, and keep the answer."""
+        entry = self._entries[entrypoint]
+        decision = Decision(self._new_id(), _ilks_of(asked), asked.until_ns)
+        made = Made(entrypoint, asked, input_document(asked, self._documents, entry.source), decision)
+        self._evaluate(entry, made)
+        if self._shadow is not None:
+            self._ask_shadow(self._shadow, made, now_ns)
+        if entry.cacheable:
+            entry.cache.put(_cache_key(entry, asked.key, asked.name), decision)
+        if len(self._made) >= RECORDS_MAX:
+            self.lost += 1
+        else:
+            self._made.append(made)
+        return decision
+
+    def target(self, asked: Asked, now_ns: int) -> Decision:
+        """Who should handle this message."""
+        return self.known(TARGET, asked.key, asked.name, now_ns) or self.decide(TARGET, asked, now_ns)
+
+    def allow(self, asked: Asked, now_ns: int) -> Decision:
+        """May this message happen."""
+        return self.known(ALLOW, asked.key, asked.name, now_ns) or self.decide(ALLOW, asked, now_ns)
+
+    def cacheable(self, entrypoint: str) -> bool:
+        """May what was decided be kept? Not where the policy reads clock or dice."""
+        return self._entries[entrypoint].cacheable
+
+    def note_choice(self, decision: Decision, chosen: str, refused: list[tuple[str, str]]) -> None:
+        """What the router made of the candidates. Heard for the decision that was made last, for it alone is new."""
+        if self._made and self._made[-1].decision is decision:
+            self._made[-1].chosen, self._made[-1].refused = chosen, refused
+
+    def _evaluate(self, entry: _Entry, made: Made) -> None:
+        decision = made.decision
+        if self.broken:
+            decision.reason, decision.detail = Reason.OPA_ERROR, self.broken
+            return
+        if not entry.there:
+            decision.reason = _undefined(entry.name)
+            decision.detail = f"the policy has no rule {entry.name}"
+            return
+        overlay = self._overlay(made.asked) if entry.identity else ()
+        found = self._engine.decide(entry.name, orjson.dumps(made.input), overlay)
+        decision.ns, made.error, made.result = found.ns, found.error, found.result
+        decision.reason, decision.detail, decision.names = outcome(entry.name, found)
+
+    def _overlay(self, asked: Asked) -> tuple[Patch, ...]:
+        """The interlocutors that do not stand in the data, for this evaluation alone."""
+        guests = {r.ilk: r for r in (asked.src, asked.dst) if r is not None and not self._documents.standing(r.ilk)}
+        return tuple(
+            Patch(("identity", ilk_name(ilk)), orjson.dumps(self._documents.document(record)))
+            for ilk, record in guests.items()
+        )
+
+    def _new_id(self) -> str:
+        self._id_next = (self._id_next + 1) & 0xFFFF_FFFF_FFFF
+        return f"{self._id_head}{self._id_next:012x}"
+
+    # -- shadow ----------------------------------------------------------------------------------------------------
+
+    @property
+    def shadow_version(self) -> int:
+        return 0 if self._shadow is None else self._shadow.manifest.version
+
+    def set_shadow(self, shadow: Shadow | None) -> None:
+        """Try another policy beside this one, or none."""
+        if self._shadow is not None:
+            self._shadow.engine.close()
+        self._shadow = shadow
+
+    def _ask_shadow(self, shadow: Shadow, made: Made, now_ns: int) -> None:
+        due = max(self._shadow_paid_ns, now_ns)
+        if due - now_ns > SHADOW_BURST_NS:
+            self.shadow_skipped += 1
+            return
+        entry = _Entry(made.entrypoint, shadow.manifest)
+        document = input_document(made.asked, self._documents, entry.source)
+        overlay = self._overlay(made.asked) if entry.identity else ()
+        found = shadow.engine.decide(made.entrypoint, orjson.dumps(document), overlay)
+        self._shadow_paid_ns = due + found.ns * SHADOW_SHARE
+        reason, detail, names = outcome(made.entrypoint, found)
+        live = made.decision
+        made.shadow = {
+            "version": shadow.manifest.version, "result": found.result, "error": found.error or None,
+            "outcome": reason.value if reason else "ALLOWED", "detail": detail,
+            "differs": (reason, names) != (live.reason, live.names),
+        }  # fmt: skip
+
+    # -- changes ---------------------------------------------------------------------------------------------------
+
+    def apply(self, patches: list[Patch]) -> frozenset[str]:
+        """The data has changed. -> the entry points whose answers may be others now."""
+        if not patches:
+            return frozenset()
+        try:
+            self._engine.apply(patches)
+        except PolicyError as error:
+            self.broken = f"the policy's data could not be changed: {error}"
+            return self.forget_all()
+        if self._shadow is not None:
+            self._apply_to_shadow(self._shadow, patches)
+        roots = roots_of(patches)
+        touched = frozenset(name for name, entry in self._entries.items() if entry.roots & roots)
+        for name in touched:
+            self._entries[name].cache.clear()
+        return touched
+
+    def _apply_to_shadow(self, shadow: Shadow, patches: list[Patch]) -> None:
+        """A candidate that cannot follow the data reports nothing any more."""
+        try:
+            shadow.engine.apply(patches)
+        except PolicyError:
+            self.set_shadow(None)
+
+    def forget_ilk(self, ilk: bytes) -> None:
+        """This interlocutor's record is another one now."""
+        for entry in self._entries.values():
+            entry.cache.forget(ilk)
+
+    def forget_all(self) -> frozenset[str]:
+        for entry in self._entries.values():
+            entry.cache.clear()
+        return frozenset(self._entries)
+
+    def close(self) -> None:
+        self._engine.close()
+        self.set_shadow(None)
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+
+    def take_records(self, maximum: int = RECORDS_MAX) -> list[dict[str, Any]]:
+        """The oldest decisions that the log has not seen, in the shape of OPA's decision log."""
+        taken, self._made = self._made[:maximum], self._made[maximum:]
+        return [record_of(made, self.labels) for made in taken]
+
+    def take_lost(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
+
+    @property
+    def records_waiting(self) -> int:
+        return len(self._made)
+
+    def statistics(self) -> dict[str, int]:
+        return {f"kept_{name.partition('/')[2]}": len(entry.cache) for name, entry in self._entries.items()}
+
+
+def _cache_key(entry: _Entry, key: bytes, name: str) -> Hashable:
+    """Class, kinds, lengths and texts of a flow key, without what no policy reads: flags, ttl, hops, phase, content
+    type, ack level (bytes 18 to 23) and the thread at its end (byte 31 is its length)."""
+    said = key[17:18] + key[24:31] + key[32 : len(key) - key[31]]
+    return (name, key[:16], said) if entry.source else said
+
+
+def _ilks_of(asked: Asked) -> tuple[bytes, ...]:
+    """Whose records were read: as the frame names them, known or not, and as they are called now."""
+    named = [asked.selector.src_ilk, asked.selector.dst_ilk]
+    named += [record.ilk for record in (asked.src, asked.dst) if record is not None]
+    return tuple(dict.fromkeys(ilk for ilk in named if ilk is not None))
+
+
+def _undefined(entrypoint: str) -> Reason:
+    return Reason.OPA_NO_TARGET if entrypoint == TARGET else Reason.POLICY_DENIED
+
+
+def outcome(entrypoint: str, found: Evaluation) -> tuple[Reason | None, str, tuple[str, ...]]:
+    """(None or why not, a sentence, the candidates) of one evaluation."""
+    if found.error:
+        return Reason.OPA_ERROR, f"the policy failed [{found.error}]: {found.detail}", ()
+    if not found.defined:
+        return _undefined(entrypoint), f"{entrypoint} is undefined for this message", ()
+    try:
+        if entrypoint == ALLOW:
+            allowed = allowed_by(found.result)
+            return (None, "", ()) if allowed else (Reason.POLICY_DENIED, "the policy does not allow it", ())
+        names = names_of(found.result)
+    except AnswerError as error:
+        return Reason.OPA_ERROR, str(error), ()
+    return (None, "", names) if names else (Reason.OPA_NO_TARGET, "the policy names nobody for this message", ())
+
+
+def input_document(asked: Asked, documents: Documents, source: bool) -> dict[str, Any]:
+    """What rules read as `input`. Absent facts are absent; the sender is there only for a policy that reads it."""
+    routing: dict[str, Any] = {"dst": _destination(asked.selector)}
+    if source:
+        routing |= {"src": str(UUID(bytes=asked.source)), "src_l2_name": asked.name}
+    return {
+        "meta": _meta(asked), "routing": routing,
+        "src": None if asked.src is None else documents.document(asked.src),
+        "dst": None if asked.dst is None else documents.document(asked.dst),
+    }  # fmt: skip
+
+
+def _meta(asked: Asked) -> dict[str, Any]:
+    s = asked.selector
+    meta: dict[str, Any] = {"type": s.type or MessageClass(s.message_class).name.lower()}
+    if s.action_class != ActionClass.NONE:
+        meta["action_class"] = ActionClass(s.action_class).name.lower()
+    if s.scope != Scope.NONE:
+        meta["scope"] = Scope(s.scope).name.lower()
+    texts = (("msg", s.verb), ("action", s.action), ("target", s.target))
+    meta |= {member: text for member, text in texts if text}
+    if s.context:
+        meta["context"] = orjson.loads(s.context)
+    for member, ilk, record in (("src_ilk", s.src_ilk, asked.src), ("dst_ilk", s.dst_ilk, asked.dst)):
+        if ilk is not None:
+            meta[member] = ilk_name(ilk if record is None else record.ilk)
+    return meta
+
+
+def _destination(selector: Selector) -> str | None:
+    kind = selector.dst_kind
+    if kind == DstKind.POLICY:
+        return None
+    if kind == DstKind.BROADCAST:
+        return "broadcast"
+    return selector.destination.decode() if kind == DstKind.NAME else str(UUID(bytes=selector.destination))
+
+
+def record_of(made: Made, labels: dict[str, str]) -> dict[str, Any]:
+    """One decision as OPA logs it, with what Skep adds: trace, candidates, what became of them, shadow."""
+    decision, asked = made.decision, made.asked
+    reason = decision.reason
+    record: dict[str, Any] = {
+        "decision_id": decision.id, "timestamp": rfc3339(asked.wall_ns), "path": made.entrypoint,
+        "labels": labels, "input": made.input, "result": made.result, "requested_by": asked.name,
+        "metrics": {"timer_rego_query_eval_ns": decision.ns}, "trace_id": asked.trace.hex(),
+        "outcome": reason.value if reason else "ALLOWED", "candidates": list(decision.names),
+        "chosen": made.chosen, "refused": [{"name": name, "why": why} for name, why in made.refused],
+    }  # fmt: skip
+    if made.error:
+        record["error"] = {"code": made.error, "message": decision.detail}
+    if made.shadow is not None:
+        record["shadow"] = made.shadow
+    return record
+
+
+def rfc3339(wall_ns: int) -> str:
+    """UTC with nanoseconds, as OPA writes it."""
+    seconds, ns = divmod(wall_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns:09}Z"
