@@ -1,1 +1,1 @@
-"""The policy: Rego compiled to WASM, signed, evaluated inside the router, explained and replayed. Import its modules."""
+"""The policy: Rego compiled to WASM, signed, evaluated in the router, explained and replayed. Import its modules."""

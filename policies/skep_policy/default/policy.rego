@@ -1,0 +1,273 @@
+# METADATA
+# title: The default policy
+# description: >-
+#   Who answers a message that names nobody, and whether a new flow may happen.
+#   Look-ups are keyed, so a decision costs the same with a hundred agents and with ten thousand.
+# scope: package
+package router
+
+# -- who answers ------------------------------------------------------------------------------------
+
+# METADATA
+# title: Who answers
+# description: >-
+#   Names of nodes, best first: the front desk for strangers; the node that the sender names; else agents,
+#   then senior agents, then people, of the sender's tenant before those of no tenant.
+# entrypoint: true
+default target := []
+
+target := [front_desk] if {
+	stranger
+} else := [input.meta.target] if {
+	named_node
+} else := [entry[2] | some entry in sort(agents | people)]
+
+# METADATA
+# title: The front desk
+# description: The node that meets strangers; the hive's configuration may name another.
+# scope: document
+default front_desk := "SY.frontdesk.gov"
+
+front_desk := data.config.frontdesk if data.config.frontdesk != ""
+
+# METADATA
+# title: Strangers
+# description: >-
+#   Interlocutors that are not registered yet, and, where the hive has an identity service, those it does not know.
+# scope: document
+stranger if input.src.registration_status == "temporary"
+
+stranger if {
+	data.config.identity == true
+	input.meta.src_ilk != ""
+	not known(input.src)
+}
+
+# METADATA
+# title: A record that is there
+# scope: document
+known(record) if is_object(record)
+
+# METADATA
+# title: The sender names a node
+# description: It answers if it is ready and of the sender's tenant, or of none.
+# scope: document
+named_node if {
+	node := data.agents[data.node[input.meta.target]]
+	ready(node)
+	node.tenant in homes
+}
+
+# METADATA
+# title: The tenant of those who belong to no tenant
+# scope: document
+neutral := "tnt:00000000-0000-0000-0000-000000000000"
+
+# METADATA
+# title: Tenants whose agents may answer
+# description: The sender's own first, then none.
+# scope: document
+default homes := ["tnt:00000000-0000-0000-0000-000000000000"]
+
+homes := [input.src.tenant, neutral] if {
+	is_string(input.src.tenant)
+	input.src.tenant != neutral
+}
+
+# METADATA
+# title: Capabilities that the sender asks for
+# description: All of them are needed. Without any, who can do "default" or "general" things answers.
+# scope: document
+default required := []
+
+required := [input.meta.context.required_capability] if {
+	is_string(input.meta.context.required_capability)
+	input.meta.context.required_capability != ""
+} else := input.meta.context.required_capability if {
+	is_array(input.meta.context.required_capability)
+	count(input.meta.context.required_capability) > 0
+} else := [input.meta.target] if {
+	is_string(input.meta.target)
+	input.meta.target != ""
+}
+
+# METADATA
+# title: Capabilities to look up
+# description: The first one that is asked for; the others are checked for each agent that has it.
+# scope: document
+default look_up := ["default", "general"]
+
+look_up := [required[0]] if count(required) > 0
+
+# METADATA
+# title: Agents that may answer
+# description: Each as [level, home, node], which sorts as they are tried.
+# scope: document
+agents contains [rank, home, agent.handler_node] if {
+	some home, tenant in homes
+	some tag in look_up
+	some ilk in data.tenant[tenant].capability[tag]
+	agent := data.agents[ilk]
+	agent.type == "agent"
+	ready(agent)
+	can_all(agent)
+	rank := level(agent)
+	rank >= lowest
+}
+
+# METADATA
+# title: People that may answer
+# description: Operators of the house with the capability "human_handover", after all agents.
+# scope: document
+people contains [2, home, person.handler_node] if {
+	some home, tenant in homes
+	some ilk in data.tenant[tenant].capability.human_handover
+	person := data.agents[ilk]
+	person.type == "human"
+	person.human_subtype == "internal"
+	ready(person)
+}
+
+# METADATA
+# title: Ready to answer
+# description: Registered in full, of no tenant that waits or is suspended, with a node, and sealed if it is an agent.
+# scope: document
+ready(record) if {
+	record.registration_status == "complete"
+	record.handler_node != ""
+	not shut(record)
+	trained(record)
+}
+
+# METADATA
+# title: Trained
+# description: Agents need a valid seal, unless the hive's configuration says that seals are not required.
+# scope: document
+trained(record) if record.sealed
+
+trained(record) if record.type != "agent"
+
+trained(_) if data.config.seals in {"off", "warn"}
+
+# METADATA
+# title: All that is asked for
+# description: One capability has been looked up already.
+# scope: document
+can_all(_) if count(required) < 2
+
+can_all(agent) if {
+	count(required) > 1
+	every tag in required {
+		tag in agent.capabilities
+	}
+}
+
+# METADATA
+# title: Level
+# description: 0 agents, 1 senior agents, 2 people.
+# scope: document
+level(record) := 2 if {
+	record.type == "human"
+} else := 1 if {
+	senior(record)
+} else := 0
+
+# METADATA
+# title: Senior
+# description: By role or by degree.
+# scope: document
+senior(record) if "senior" in record.roles
+
+senior(record) if "senior" in record.degrees
+
+# METADATA
+# title: The lowest level that may answer
+# description: >-
+#   The action "escalate" goes to the level above the one it comes from: "agent", "senior", "human", or a node's name,
+#   in context.escalated_from.
+# scope: document
+default lowest := 0
+
+lowest := min([level(data.agents[data.node[input.meta.context.escalated_from]]) + 1, 2]) if {
+	input.meta.action == "escalate"
+	data.node[input.meta.context.escalated_from]
+} else := 2 if {
+	input.meta.action == "escalate"
+	input.meta.context.escalated_from in {"senior", "human"}
+} else := 1 if {
+	input.meta.action == "escalate"
+}
+
+# -- what may happen --------------------------------------------------------------------------------
+
+# METADATA
+# title: What may happen
+# description: >-
+#   Ordinary messages between parties whose tenants are in order; sensitive ones from people of the house and from the
+#   system. A stranger speaks to the front desk alone.
+# entrypoint: true
+default allow := false
+
+allow if {
+	not blocked
+	not sensitive
+}
+
+allow if {
+	not blocked
+	sensitive
+	trusted
+}
+
+# METADATA
+# title: Sensitive
+# description: What changes the hive or acts outside it, and what shows its insides.
+# scope: document
+sensitive if input.meta.action_class in {
+	"system_config",
+	"topology_change",
+	"identity_change",
+	"node_lifecycle",
+	"external_action",
+}
+
+sensitive if input.meta.action == "system_status"
+
+# METADATA
+# title: Trusted
+# description: People of the house, and the system itself.
+# scope: document
+trusted if input.src.type == "system"
+
+trusted if {
+	input.src.type == "human"
+	input.src.human_subtype == "internal"
+	input.src.registration_status == "complete"
+}
+
+# METADATA
+# title: Blocked
+# description: Whatever it is about.
+# scope: document
+blocked if shut(input.src)
+
+blocked if shut(input.dst)
+
+blocked if {
+	stranger
+	not to_front_desk
+}
+
+# METADATA
+# title: Shut
+# description: The party's tenant waits for approval or is suspended.
+# scope: document
+shut(record) if record.tenant_status in {"pending", "suspended"}
+
+# METADATA
+# title: To the front desk
+# description: By its name, with or without the hive, or to nobody, which for a stranger is the front desk.
+# scope: document
+to_front_desk if input.routing.dst in {front_desk, null, ""}
+
+to_front_desk if split(input.routing.dst, "@")[0] == split(front_desk, "@")[0]
