@@ -1,12 +1,14 @@
 """Fetches what only tests and benchmarks need, where it may; else prints the line that installs it and goes on.
 
 The order of preference: what PATH or .cache/bin already has; a build from the pinned Go module (nats-server: a
-peer is worth comparing with only when it is new); Debian's package, as root. A tool that stays missing costs
-the tests and rows that need it, each counted and named; it never stops the run, so this program exits 0.
+peer is worth comparing with only when it is new; opa: its version decides the bytes that are made); Debian's
+package, as root. A tool that stays missing costs the tests and rows that need it, each counted and named; it never
+stops the run, so this program exits 0.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +20,9 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 BIN = REPO / ".cache" / "bin"
 NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.15.2"
+OPA_MODULE = "github.com/open-policy-agent/opa@v1.22.2"
+OPA_SUM = "h1:WzqReKk2VjcvBN/NQTlcIxKqFPKpzIdb6KYMHzPEbe0="  # as the checksum database has it
+OPA_RELEASE = "https://github.com/open-policy-agent/opa/releases/download/v1.22.2"
 BUILD_S_MAX = 900
 APT_S_MAX = 300
 
@@ -31,6 +36,7 @@ class Tool:
     packages: tuple[str, ...]
     build: Callable[[], bool] | None = None
     files: tuple[str, ...] = ()  # what the program cannot work without
+    by_hand: str = ""  # the line that installs it where Debian has no package
 
 
 def main() -> int:
@@ -45,9 +51,9 @@ def _obtain(tool: Tool) -> str:
         return f"{tool.name}: {found}"
     if tool.build and tool.build() and (found := _found(tool)):
         return f"{tool.name}: built, {found}"
-    if _apt_install(tool.packages) and (found := _found(tool)):
+    if tool.packages and _apt_install(tool.packages) and (found := _found(tool)):
         return f"{tool.name}: installed, {found}"
-    line = f"sudo apt-get install {' '.join(tool.packages)}"
+    line = tool.by_hand or f"sudo apt-get install {' '.join(tool.packages)}"
     return f"{tool.name}: MISSING, so what needs it is skipped by name ({tool.used_for}). To have it: {line}"
 
 
@@ -62,12 +68,47 @@ def _found(tool: Tool) -> str | None:
 
 def _build_nats() -> bool:
     """Needs Go of the module's own generation; an older one fails and Debian's package is taken instead."""
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
+    go = _go()
+    return go is not None and _go_install(go, NATS_MODULE)
+
+
+def _build_opa() -> bool:
+    """Needs Go of the module's own generation. Go asks the checksum database; that its answer is the one recorded
+    here is asked besides, before anything is built."""
+    go = _go()
+    if go is None or not _sum_agrees(go, OPA_MODULE, OPA_SUM):
         return False
-    print(f"tools: building {NATS_MODULE} (a minute or two, once)", file=sys.stderr)
-    env = {**os.environ, "GOBIN": str(BIN), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
-    return _run([go, "install", NATS_MODULE], BUILD_S_MAX, env)
+    return _go_install(go, OPA_MODULE)
+
+
+def _go() -> str | None:
+    return shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+
+
+def _sum_agrees(go: str, module: str, wanted: str) -> bool:
+    """Whether the module's content has the recorded hash."""
+    argv = [go, "mod", "download", "-json", module]
+    try:
+        done = subprocess.run(
+            argv, cwd=BIN, env=_go_env(), timeout=BUILD_S_MAX, stdin=subprocess.DEVNULL, capture_output=True
+        )
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        print(f"tools: go mod download: {error}", file=sys.stderr)
+        return False
+    if found.get("Sum") != wanted:
+        said = found.get("Error") or f"has {found.get('Sum')}, recorded is {wanted}: not built"
+        print(f"tools: {module}: {said}", file=sys.stderr)
+    return found.get("Sum") == wanted
+
+
+def _go_install(go: str, module: str) -> bool:
+    print(f"tools: building {module} (some minutes, once)", file=sys.stderr)
+    return _run([go, "install", "-trimpath", module], BUILD_S_MAX, _go_env())
+
+
+def _go_env() -> dict[str, str]:
+    return {**os.environ, "GOBIN": str(BIN), "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
 
 
 def _apt_install(packages: Sequence[str]) -> bool:
@@ -98,6 +139,13 @@ def _run(argv: Sequence[str], seconds: int, env: dict[str, str]) -> bool:
 TOOLS = (
     Tool("gcc", "the C reader of shared memory, the C load generator", ("gcc", "libc6-dev")),
     Tool("nats-server", "the benchmark's peer", ("nats-server",), _build_nats),
+    Tool(
+        "opa",
+        "the compiler of policies",
+        (),
+        _build_opa,
+        by_hand=f"curl -fLo .cache/bin/opa {OPA_RELEASE}/opa_linux_amd64_static && chmod +x .cache/bin/opa",
+    ),
     Tool(
         "dbus-broker",
         "the benchmark's peer",

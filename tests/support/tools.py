@@ -21,6 +21,7 @@ INSTALL = {
     "dbus-broker": "apt-get install dbus-broker dbus-session-bus-common",
     "dbus-broker-launch": "apt-get install dbus-broker dbus-session-bus-common",
     "debootstrap": "apt-get install debootstrap",
+    "opa": "make tools (builds it where Go is installed), or put opa 1.22.2 of its releases into .cache/bin",
     "root": "run the tests as root",
 }
 

@@ -1,7 +1,7 @@
 """The default policy: its Rego, its tests, and the WASM and manifest that are packaged with it.
 
-A hive without `opa` runs and routes with this. `python -m skep_policy.default.build` writes the WASM anew after a change of the
-Rego; a test builds it again and compares the bytes.
+A hive without `opa` runs and routes with this. `python -m skep_policy.default.build` writes the WASM anew after a
+change of the Rego; a test builds it again and compares the bytes.
 """
 
 from __future__ import annotations
