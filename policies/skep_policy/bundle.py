@@ -69,8 +69,13 @@ class Bundle:
         return self.manifest.version
 
 
-def pack(compiled: Compiled, version: int, hive: str, authority: Authority) -> bytes:
-    """The signed bundle of `compiled` as `version` of `hive`. Raises PolicyError (BUNDLE_TOO_LARGE), ValueError."""
+def pack(
+    compiled: Compiled, version: int, hive: str, authority: Authority, *, compiled_at_ms: int = 0
+) -> bytes:
+    """The signed bundle of `compiled` as `version` of `hive`; a time of its own is kept, else it gets `compiled_at_ms`.
+
+    Raises PolicyError (BUNDLE_TOO_LARGE), ValueError.
+    """
     if not 0 < version <= VERSION_MAX:
         raise ValueError(f"a version is a number of 1..{VERSION_MAX}")
     rego = compiled.rego.encode()
@@ -80,6 +85,7 @@ def pack(compiled: Compiled, version: int, hive: str, authority: Authority) -> b
         hive=hive,
         wasm_sha256=_sha256(compiled.wasm),
         rego_sha256=_sha256(rego),
+        compiled_at_ms=compiled.manifest.compiled_at_ms or compiled_at_ms,
     )
     parts = (manifest.to_json(), rego, compiled.wasm)
     _check_sizes(*map(len, parts))
