@@ -91,3 +91,93 @@ def policy_fmt(
     from skep_nodes.cli.policy_build import fmt_command
 
     return fmt_command(file, diff=diff, write=write)
+
+
+# -- in a hive: asked of SY.opa.rules ----------------------------------------------------------------------------
+
+LifeTimeout = Annotated[
+    float,
+    typer.Option("--timeout", help="Seconds to wait for the compiler and the routers.", min=0.05, max=3600),
+]
+
+
+@policy.command("upload")
+def policy_upload(
+    file: RegoFile,
+    version: opt.Version = 0,
+    dry_run: opt.DryRun = False,
+    timeout: LifeTimeout = 60.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Compile a policy in the hive and stage it; what is in force stays."""
+    from skep_nodes.cli.policy_life import Asked, change_command
+
+    asked = Asked("compile", file, version, dry_run, timeout)
+    return change_command(hive, opt.output(form, json, quiet), asked)
+
+
+@policy.command("apply")
+def policy_apply(
+    file: Annotated[Path | None, typer.Argument(help="A Rego file.", metavar="FILE")] = None,
+    staged: Annotated[bool, typer.Option("--staged", help="The one that was uploaded.")] = False,
+    version: opt.Version = 0,
+    dry_run: opt.DryRun = False,
+    timeout: LifeTimeout = 60.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Put a policy in force on every router of the hive."""
+    from skep_nodes.cli.policy_life import Asked, apply_action, change_command
+
+    asked = Asked(apply_action(file, staged), file, version, dry_run, timeout)
+    return change_command(hive, opt.output(form, json, quiet), asked)
+
+
+@policy.command("rollback")
+def policy_rollback(
+    version: opt.Version = 0,
+    dry_run: opt.DryRun = False,
+    timeout: LifeTimeout = 60.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Put the policy before in force again, under a new version."""
+    from skep_nodes.cli.policy_life import Asked, change_command
+
+    asked = Asked("rollback", None, version, dry_run, timeout)
+    return change_command(hive, opt.output(form, json, quiet), asked)
+
+
+@policy.command("status")
+def policy_status(
+    timeout: opt.Timeout = 5.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Versions in force, staged and before, and what each router runs."""
+    from skep_nodes.cli.policy_life import status_command
+
+    return status_command(hive, opt.output(form, json, quiet), timeout)
+
+
+@policy.command("get")
+def policy_get(
+    timeout: opt.Timeout = 5.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Print the Rego in force."""
+    from skep_nodes.cli.policy_life import get_command
+
+    return get_command(hive, opt.output(form, json, quiet), timeout)

@@ -23,6 +23,7 @@ ROUTER_REGIONS = ("nodes", "records")
 SYSTEM_REGIONS = {
     "SY.config.routes": ("config", "skep_nodes.sy.config_routes"),
     "SY.threads": ("threads", "skep_nodes.sy.threads"),
+    "SY.opa.rules": ("policy", "skep_nodes.sy.opa_rules"),
 }
 
 

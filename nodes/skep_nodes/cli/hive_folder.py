@@ -50,8 +50,21 @@ def make_hive(root: Path, hive_id: str = "") -> tuple[bool, Hive]:
     for part in _PRIVATE:
         (root / part).mkdir(mode=0o700, exist_ok=True)
     if made:
+        _make_key(root)
         _write_hive_file(root, hive_id)
     return made, find_hive(root)
+
+
+def _make_key(root: Path) -> None:
+    """The key with which the hive signs what it vouches for. SY.opa.rules makes it too, in a folder made by hand."""
+    from skep.protocol.errors import PolicyError
+    from skep_policy.authority import Authority
+
+    try:
+        Authority.load_or_create(root)
+    except PolicyError as error:
+        raise Failure(error.code, "the hive's key cannot be used", why=error.detail,
+                      then="docs/policy-life.md says what each of these means") from error  # fmt: skip
 
 
 def checked_id(hive_id: str) -> str:

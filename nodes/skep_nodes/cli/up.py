@@ -36,6 +36,7 @@ SYSTEM_MODULES = {
     "SY.config.routes": "skep_nodes.sy.config_routes",
     "SY.threads": "skep_nodes.sy.threads",
     "SY.tap": "skep_nodes.sy.tap",
+    "SY.opa.rules": "skep_nodes.sy.opa_rules",
 }
 
 
