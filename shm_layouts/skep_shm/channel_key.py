@@ -35,15 +35,23 @@ def channel_key(secret: bytes, kind: str, address: str, tenant: bytes) -> bytes:
     """16 bytes that name a channel. Raises ValueError for a secret or a tenant of a wrong length."""
     if len(tenant) != 16:
         raise ValueError(f"a tenant has 16 bytes, not {len(tenant)}")
-    kind = normal_kind(kind)
-    name, place = kind.encode(), normal_address(kind, address).encode()
+    kind, head = _kind(kind)
+    place = normal_address(kind, address).encode()
     digest = _keyed(secret).copy()
-    digest.update(b"".join((_length(len(name)), name, _length(len(place)), place, tenant)))
+    digest.update(head + _length(len(place)) + place + tenant)
     return digest.digest()
 
 
 def normal_kind(kind: str) -> str:
     return kind.strip().lower()
+
+
+@lru_cache(maxsize=256)  # there are a dozen kinds
+def _kind(kind: str) -> tuple[str, bytes]:
+    """A kind as it is compared, and what the input of the hash begins with."""
+    kind = normal_kind(kind)
+    name = kind.encode()
+    return kind, _length(len(name)) + name
 
 
 def normal_address(kind: str, address: str) -> str:
@@ -52,10 +60,14 @@ def normal_address(kind: str, address: str) -> str:
     if not address.isascii():
         address = unicodedata.normalize("NFC", address)
     address = address.casefold()
-    if kind not in TELEPHONE_KINDS:
-        return address
-    address = address.translate(_DROPPED)
-    return f"+{address[2:]}" if address.startswith("00") else address
+    return _telephone(address) if kind in TELEPHONE_KINDS else address
+
+
+def _telephone(number: str) -> str:
+    if number[:1] == "+" and number[1:].isdigit():
+        return number  # as providers send it, nearly always
+    number = number.translate(_DROPPED)
+    return f"+{number[2:]}" if number.startswith("00") else number
 
 
 @lru_cache(maxsize=4)  # a hive has one secret, and two while it changes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from skep_shm.errors import RegionCode, RegionError
-from skep_shm.keyed import Encoded, KeyedWriter, need_width
+from skep_shm.keyed import KEY_BYTES, Encoded, KeyedWriter, wrong_width
 from skep_shm.layouts import CHANNEL, SLOT_NONE, RegionKind, State
 from skep_shm.table_reader import TableReader
 from skep_shm.types import ChannelRecord
@@ -31,14 +31,14 @@ class ChannelsWriter(KeyedWriter[ChannelRecord]):
     key = "key"
 
     def _encode(self, record: ChannelRecord) -> Encoded:
-        for name, value in (("key", record.key), ("ilk", record.ilk), ("tenant", record.tenant)):
-            need_width(name, value)
+        if not len(record.key) == len(record.ilk) == len(record.tenant) == KEY_BYTES:
+            raise wrong_width(key=record.key, ilk=record.ilk, tenant=record.tenant)
         kind = record.kind.encode()
         if len(kind) > KIND_BYTES_MAX:
             detail = f"a channel kind of {len(kind)} bytes, at most {KIND_BYTES_MAX}"
             raise RegionError(RegionCode.TOO_LONG, self._owner.name, detail)
         fields = (0, 0, _LIVE, len(kind), SLOT_NONE, record.key, record.ilk, record.tenant, kind, 0)
-        return Encoded(record.key, kind, CHANNEL.struct.pack(*fields)[:-4])
+        return record.key, kind, CHANNEL.struct.pack(*fields)[:-4]
 
 
 class ChannelsReader(TableReader[ChannelRecord]):

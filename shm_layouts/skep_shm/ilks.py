@@ -10,11 +10,11 @@ human is short enough to stand in the record.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from skep_shm.errors import RegionCode, RegionError
-from skep_shm.keyed import Encoded, KeyedWriter, need_width
+from skep_shm.keyed import KEY_BYTES, Encoded, KeyedWriter, wrong_width
 from skep_shm.layouts import ILK, SLOT_NONE, RegionKind, State
 from skep_shm.table_reader import TableReader
 from skep_shm.types import IlkKind, IlkRecord, Registration, SealStatus, Subtype
@@ -39,6 +39,8 @@ _HEAD = (
 )
 _unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "degrees", "text").unpack
 _make = tuple.__new__
+_Words = tuple[str, ...]
+_NO_WORDS: tuple[str, _Words, _Words, _Words] = ("", (), (), ())
 _KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
 _REGISTRATIONS = tuple(Registration)
 
@@ -53,8 +55,8 @@ class IlksWriter(KeyedWriter[IlkRecord]):
 
     def _encode(self, record: IlkRecord) -> Encoded:
         ilk, kind, subtype, registration, seal, tenant, canonical, alias_until, seal_until, *_ = record
-        for name, value in (("ilk", ilk), ("tenant", tenant), ("canonical", canonical)):
-            need_width(name, value)
+        if not len(ilk) == len(tenant) == len(canonical) == KEY_BYTES:
+            raise wrong_width(ilk=ilk, tenant=tenant, canonical=canonical)
         text = _text_of(record, self._owner.name) if any(record[9:]) else b""
         body = ILK.struct.pack(
             0,
@@ -77,7 +79,7 @@ class IlksWriter(KeyedWriter[IlkRecord]):
             text[:_INLINE],
             0,
         )[:-4]
-        return Encoded(ilk, text, body)
+        return ilk, text, body
 
 
 def _text_of(record: IlkRecord, region: str) -> bytes:
@@ -110,22 +112,47 @@ class IlksReader(TableReader[IlkRecord]):
         return cls(root, REGION, owner_uid)
 
     def _decode(self, slot: int, raw: bytes) -> IlkRecord | None:
-        fields = _unpack(raw)
-        if fields[0] != _LIVE:
+        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, _, text = (
+            _unpack(raw)
+        )
+        if state != _LIVE:
             return None
-        size = fields[2]
-        if size <= _INLINE:
-            return _record(fields, fields[14][:size])
+        if size > _INLINE:
+            return self._decode_long(slot, raw)
+        handler, has, can, degrees = _words(text[:size], roles, caps) if size else _NO_WORDS
+        return _make(
+            IlkRecord,
+            (
+                ilk,
+                _KINDS[kind],
+                _SUBTYPES[subtype],
+                _REGISTRATIONS[reg],
+                _SEALS[seal],
+                tenant,
+                canonical,
+                alias,
+                until,
+                handler,
+                has,
+                can,
+                degrees,
+            ),
+        )
+
+    def _decode_long(self, slot: int, raw: bytes) -> IlkRecord | None:
+        """One whose text goes on in other records."""
         whole = self.text(slot, raw)
-        return None if whole is None else _record(_unpack(whole[1]), whole[0])
+        if whole is None:
+            return None
+        text, raw = whole
+        fields = _unpack(raw)
+        head = self._decode(slot, raw[:14] + bytes(2) + raw[16:])  # as one without text
+        return None if head is None else _make(IlkRecord, (*head[:9], *_words(text, fields[6], fields[12])))
 
 
-def _record(fields: tuple[Any, ...], text: bytes) -> IlkRecord:
-    _, kind, _, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, capabilities, _, _ = fields
-    words: tuple[Any, ...] = ("", (), (), ())
-    if text:
-        parts = text.decode().split("\0")
-        second, third = 1 + roles, 1 + roles + capabilities
-        words = parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:])
-    head = (ilk, _KINDS[kind], _SUBTYPES[subtype], _REGISTRATIONS[reg], _SEALS[seal])
-    return _make(IlkRecord, (*head, tenant, canonical, alias, until, *words))
+@lru_cache(maxsize=4096)  # most interlocutors have the same few roles
+def _words(text: bytes, roles: int, capabilities: int) -> tuple[str, _Words, _Words, _Words]:
+    """Handler, roles, capabilities, degrees."""
+    parts = text.decode().split("\0")
+    second, third = 1 + roles, 1 + roles + capabilities
+    return parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:])

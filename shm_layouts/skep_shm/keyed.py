@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from skep_shm.errors import RegionCode, RegionError
 from skep_shm.layout import Layout
@@ -21,23 +21,14 @@ from skep_shm.layouts import RegionKind
 from skep_shm.region import Identity, Owner
 from skep_shm.rescue import Rescue
 from skep_shm.segment import MODE_DEFAULT
-from skep_shm.table import Pack, TableWriter, capacity_for
+from skep_shm.table import TableWriter, capacity_for, placed
 
 R = TypeVar("R")
-_place = struct.Struct("<I").pack
+KEY_BYTES = 16
 
 
-class Encoded(NamedTuple):
-    """A record as bytes up to its check, for slot 0 and with nothing that follows; `text` is the whole of it."""
-
-    key: bytes
-    text: bytes
-    body: bytes
-
-    def pack(self, slot: int, following: int, text: bytes) -> bytes:
-        """The record for the place it gets; its inline text is in the body already."""
-        body = self.body
-        return b"".join((body[:8], _place(slot), body[12:16], _place(following), body[20:]))
+Encoded = tuple[bytes, bytes, bytes]
+"""Key, whole text, and the record up to its check, as for slot 0 and with nothing that follows."""
 
 
 class KeyedWriter(Generic[R]):
@@ -70,12 +61,11 @@ class KeyedWriter(Generic[R]):
         """Raises RegionError TOO_LONG, ValueError, struct.error (a number out of range)."""
         raise NotImplementedError
 
-    def _packed(self, record: R) -> tuple[bytes, bytes, Pack]:
+    def _packed(self, record: R) -> Encoded:
         try:
-            encoded = self._encode(record)
+            return self._encode(record)
         except struct.error as error:
             raise ValueError(f"{record}: {error}") from error
-        return encoded.key, encoded.text, encoded.pack
 
     @property
     def revision(self) -> int:
@@ -85,8 +75,9 @@ class KeyedWriter(Generic[R]):
         """Loads all records, shows the region, and returns how many it holds. Of two with one key the later counts."""
         if self._table.started:
             raise RuntimeError(f"{self._owner.name} is filled already; put() and remove() change it")
+        load = self._table.load
         for record in records:
-            self._table.load(*self._packed(record))
+            load(*self._packed(record))
         self._table.start()
         return self._table.live
 
@@ -94,7 +85,8 @@ class KeyedWriter(Generic[R]):
         """Adds a record or replaces the one with its key; returns its slot. Raises RegionError TOO_LONG, NO_SPACE,
         LIMIT and ValueError, with everything as it was."""
         self._need_filled()
-        return self._table.put(*self._packed(record))
+        key, text, body = self._packed(record)
+        return self._table.put(key, text, placed(body))
 
     def remove(self, key: bytes) -> bool:
         """False when no record has this key."""
@@ -125,7 +117,7 @@ class KeyedWriter(Generic[R]):
         self._table.close()
 
 
-def need_width(name: str, value: bytes, width: int = 16) -> None:
-    """Raises ValueError for a value of another length."""
-    if len(value) != width:
-        raise ValueError(f"{name} has {len(value)} bytes instead of {width}")
+def wrong_width(**values: bytes) -> ValueError:
+    """The error for values of which one has another length than `KEY_BYTES`."""
+    name, value = next((name, value) for name, value in values.items() if len(value) != KEY_BYTES)
+    return ValueError(f"{name} has {len(value)} bytes instead of {KEY_BYTES}")

@@ -296,10 +296,10 @@ ILK = Layout(
         u8("capabilities", "how many"),
         u8("degrees", "how many"),
         pad("reserved", 2),
-        raw("text", 96, "handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them"),
+        raw("text", 32, "handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them"),
         u32("check", "CRC-32 of the bytes before it"),
     ),
-    192,
+    128,
 )
 
 TENANT = Layout(

@@ -404,10 +404,10 @@ struct skep_ilk {
     uint8_t capabilities;  /* how many */
     uint8_t degrees;  /* how many */
     uint8_t reserved[2];  /* zero */
-    uint8_t text[96];  /* handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them */
+    uint8_t text[32];  /* handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them */
     uint32_t check;  /* CRC-32 of the bytes before it */
 };
-_Static_assert(sizeof(struct skep_ilk) == 192, "ilk");
+_Static_assert(sizeof(struct skep_ilk) == 128, "ilk");
 _Static_assert(offsetof(struct skep_ilk, sequence) == 0, "sequence");
 _Static_assert(offsetof(struct skep_ilk, slot) == 8, "slot");
 _Static_assert(offsetof(struct skep_ilk, state) == 12, "state");
@@ -427,7 +427,7 @@ _Static_assert(offsetof(struct skep_ilk, capabilities) == 88, "capabilities");
 _Static_assert(offsetof(struct skep_ilk, degrees) == 89, "degrees");
 _Static_assert(offsetof(struct skep_ilk, reserved) == 90, "reserved");
 _Static_assert(offsetof(struct skep_ilk, text) == 92, "text");
-_Static_assert(offsetof(struct skep_ilk, check) == 188, "check");
+_Static_assert(offsetof(struct skep_ilk, check) == 124, "check");
 
 /* Tenant record. */
 struct skep_tenant {

@@ -32,7 +32,7 @@ from skep_shm.region import HIGH_WATER, LIVE, Owner, Shape, new_multiplier
 from skep_shm.rescue import Settle
 from skep_shm.ring import RingWriter
 from skep_shm.segment import Segment
-from skep_shm.seqlock import Writer, first_version, sealed
+from skep_shm.seqlock import Writer, first_version
 from skep_shm.types import ChangeKind
 from skep_shm.words import seal
 
@@ -45,7 +45,9 @@ M128 = (1 << 128) - 1
 Pack = Callable[[int, int, bytes], bytes]
 """`(slot, next, inline text)` to a record's bytes up to its check."""
 
-_U64 = Struct("<Q").pack
+_U32 = Struct("<I").pack
+_FIRST = (2).to_bytes(8, "little")  # sequence of a record that was written once
+_EMPTY = seal(0)  # end of a chain
 PREFIX = Struct("<QIBxHI")  # sequence, slot, state, text_bytes, next: the same in every table layout
 MORE_STRUCT = Struct("<QIBxHII")
 
@@ -58,6 +60,15 @@ def shape_of(layout: Layout, capacity: int) -> Shape:
 def capacity_for(expected: int) -> int:
     """Records for `expected` keys: a quarter more, for growth and for long texts."""
     return min(max(CAPACITY_FIRST, expected + expected // 4), CAPACITY_MAX)
+
+
+def placed(body: bytes) -> Pack:
+    """A packer for a record that was packed for slot 0 and with its inline text."""
+
+    def pack(slot: int, following: int, _: bytes) -> bytes:
+        return b"".join((body[:8], _U32(slot), body[12:16], _U32(following), body[20:]))
+
+    return pack
 
 
 def bucket_of(key: bytes, multiplier: int, shift: int) -> int:
@@ -123,12 +134,31 @@ class TableWriter:
 
     # -- what the regions call ------------------------------------------------------------------------------
 
-    def load(self, key: bytes, text: bytes, pack: Pack) -> int:
-        """Adds a record before `start`, or replaces the one with this key: a plain store, and no entry in the ring."""
+    def load(self, key: bytes, text: bytes, body: bytes) -> None:
+        """Adds a record before `start`, or replaces the one with this key: plain stores, and no entry in the ring.
+        `body` is the record up to its check, as for slot 0 and with nothing that follows."""
+        words = self._segment.words
+        bucket = self._buckets + bucket_of(key, self._multiplier, self._shift)
+        head = words[bucket]
+        simple = len(text) <= self._inline and self._high < self._capacity
+        if not simple or (head != _EMPTY and self.slot_of(key) is not None):
+            self._load_slowly(key, text, body)
+            return
+        slot = self._high
+        self._high = slot + 1
+        start = self._records + slot * self.layout.size
+        record = b"".join((_FIRST, _U32(slot), body[12:]))
+        self._segment.mapping[start : start + self.layout.size] = record + _U32(crc32(record))
+        words[self._links + slot] = head
+        words[bucket] = seal(slot + 1)
+        self.live += 1
+
+    def _load_slowly(self, key: bytes, text: bytes, body: bytes) -> None:
+        """The record before it goes, or the text needs records of its own, or the segment is full."""
         old = self.slot_of(key)
         if old is not None:
             self._drop(old)
-        return self._add(key, text, pack, self._lay)
+        self._add(key, text, placed(body))
 
     def put(self, key: bytes, text: bytes, pack: Pack) -> int:
         """Adds the record with this key, or replaces it: in place unless its text reaches beyond the record."""
@@ -147,21 +177,21 @@ class TableWriter:
 
     def insert(self, key: bytes, text: bytes, pack: Pack) -> int:
         """Adds a record. `pack(slot, next, inline text)` returns its bytes between sequence and check."""
-        slot = self._add(key, text, pack, self._put)
+        slot = self._add(key, text, pack)
         self._count()
         self._announce(slot, ChangeKind.ADDED)
         return slot
 
-    def _add(self, key: bytes, text: bytes, pack: Pack, store: Callable[[int, bytes], None]) -> int:
+    def _add(self, key: bytes, text: bytes, pack: Pack) -> int:
         pieces = self._split(text)
         self._make_room(1 + len(pieces))
         following = SLOT_NONE
         for piece in reversed(pieces):
             slot = self._take()
-            store(slot, MORE_STRUCT.pack(0, slot, State.MORE, len(piece), following, crc32(key)) + piece)
+            self._put(slot, MORE_STRUCT.pack(0, slot, State.MORE, len(piece), following, crc32(key)) + piece)
             following = slot
         slot = self._take()
-        store(slot, pack(slot, following, text[: self._inline]))
+        self._put(slot, pack(slot, following, text[: self._inline]))
         self._chain(slot, key)
         self.live += 1
         return slot
@@ -245,13 +275,6 @@ class TableWriter:
         start = self._start(slot)
         fresh = self._segment.words[start >> 3] == 0
         self._write(start, whole, self._free_version(slot) if fresh else None)
-
-    def _lay(self, slot: int, body: bytes) -> None:
-        """As `_put` where nobody can be reading."""
-        start, words = self._start(slot), self._segment.words
-        sequence = words[start >> 3] & ~1
-        record = sealed(_U64(sequence + 2) + body[8:].ljust(self.layout.size - 12, b"\0"))
-        self._segment.mapping[start : start + self.layout.size] = record
 
     def _free_version(self, slot: int) -> bytes:
         """What a reader is given while a slot's first record is being written."""

@@ -6,7 +6,8 @@ the records themselves are searched, which cannot miss. A damaged record counts 
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 from zlib import crc32
 
 from skep_shm.anchor import GENERATION
@@ -26,6 +27,32 @@ _CHAIN_USUAL = 8  # records walked without verifying the words; longer chains ar
 _TEXT_TRIES = 64
 
 
+def _quick(
+    words: memoryview, chains: tuple[int, int, int, int], match: Callable[[int, bytes], Any]
+) -> Callable[[bytes], Any]:
+    """Returns `quick(key)`: the entry of a key, as nearly always, or None when the whole look-up must be done.
+
+    A closure over locals: the attributes would cost as much as the hash.
+    """
+    buckets, links, multiplier, shift = chains
+    number = int.from_bytes
+    steps = (None,) * _CHAIN_USUAL
+
+    def quick(key: bytes) -> Any:
+        bucket = ((number(key[:16], "little") * multiplier) & M128) >> shift
+        slot = (words[buckets + bucket] >> 16) - 1
+        for _ in steps:
+            if slot < 0:
+                return None
+            entry = match(slot, key)
+            if entry is not False:
+                return entry
+            slot = (words[links + slot] >> 16) - 1
+        return None
+
+    return quick
+
+
 class TableReader(Attachment, Generic[T]):
     """Reads a table. Answers come from whole, checksummed copies; a damaged record counts as absent (`damaged`).
 
@@ -43,11 +70,16 @@ class TableReader(Attachment, Generic[T]):
         self._shift = shift_of(self.number("buckets"))
         self._multiplier = int.from_bytes(bytes(fields["hash_multiplier"]), "little")
         table = (self.number("records_offset"), self.layout.size, self._capacity)
-        reader = Reader((segment.mapping, segment.words), table, self.number("undo_offset"), self._decode)
-        self._copy = reader.copy
-        self._entry = reader.entry
         self._key_start = self.layout.offset(self.key)
         self._key_end = self._key_start + self.layout.width(self.key)
+        key = slice(self._key_start, self._key_end)
+        reader = Reader(
+            (segment.mapping, segment.words), table, self.number("undo_offset"), key, self._decode
+        )
+        self._copy = reader.copy
+        self._entry = reader.entry
+        chains = (self._buckets, self._links, self._multiplier, self._shift)
+        self._quick = _quick(segment.words, chains, reader.match)
         self._inline = self.layout.width("text") if "text" in self.layout else 0
 
     def _decode(self, slot: int, raw: bytes) -> T | None:
@@ -82,17 +114,8 @@ class TableReader(Attachment, Generic[T]):
         """The record with this key, through the hash index; None when no record has it."""
         if self._anchor_words[GENERATION] != self._generation_word:
             self._follow()
-        words, entry_of, start, end = self._words, self._entry, self._key_start, self._key_end
-        bucket = ((int.from_bytes(key[:16], "little") * self._multiplier) & M128) >> self._shift
-        slot = (words[self._buckets + bucket] >> 16) - 1
-        for _ in range(_CHAIN_USUAL):
-            entry = entry_of(slot)
-            if entry is None:
-                break
-            if entry[0][start:end] == key:
-                return entry[1]
-            slot = (words[self._links + slot] >> 16) - 1
-        return self._find(key)
+        entry = self._quick(key)
+        return self._find(key) if entry is None else entry[1]
 
     def _find(self, key: bytes) -> T | None:
         """The whole look-up: the chain, again if the table changed meanwhile, and then every record."""

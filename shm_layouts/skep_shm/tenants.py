@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skep_shm.keyed import Encoded, KeyedWriter, need_width
+from skep_shm.keyed import KEY_BYTES, Encoded, KeyedWriter, wrong_width
 from skep_shm.layouts import SLOT_NONE, TENANT, RegionKind, State
 from skep_shm.table_reader import TableReader
 from skep_shm.types import TenantRecord, TenantStatus
@@ -28,9 +28,10 @@ class TenantsWriter(KeyedWriter[TenantRecord]):
     key = "tenant"
 
     def _encode(self, record: TenantRecord) -> Encoded:
-        need_width("tenant", record.tenant)
+        if len(record.tenant) != KEY_BYTES:
+            raise wrong_width(tenant=record.tenant)
         fields = (0, 0, _LIVE, record.status, 0, SLOT_NONE, record.flags, record.tenant, 0)
-        return Encoded(record.tenant, b"", TENANT.struct.pack(*fields)[:-4])
+        return record.tenant, b"", TENANT.struct.pack(*fields)[:-4]
 
 
 class TenantsReader(TableReader[TenantRecord]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from skep_shm.errors import RegionCode, RegionError
-from skep_shm.layouts import BINDING, RegionKind, State
+from skep_shm.layouts import BINDING, SLOT_NONE, RegionKind, State
 from skep_shm.region import Identity, Owner
 from skep_shm.rescue import Rescue
 from skep_shm.segment import MODE_DEFAULT
@@ -23,6 +23,7 @@ REASON_BYTES_MAX = 96  # for people; longer ones are cut
 
 _FIELDS = ("handler_bytes", "thread", "handler_uuid", "lease_until_ns", "revision")
 _unpack = BINDING.only(*_FIELDS).unpack
+_INLINE = BINDING.width("text")
 
 
 class ThreadsWriter:
@@ -35,7 +36,8 @@ class ThreadsWriter:
             capacity *= 2
         self._table = TableWriter(owner, BINDING, "thread", capacity)
         for binding in adopted:
-            self._table.load(*self._encoded(binding))
+            thread, text, pack = self._encoded(binding)
+            self._table.load(thread, text, pack(0, SLOT_NONE, text[:_INLINE]))
         self._table.start()
         self._rescue = Rescue(owner, self._table.restore)
 

@@ -54,7 +54,7 @@ def test_sizes_are_pinned() -> None:
         "limit": 16,
         "record": 320,
         "policy": 32,
-        "ilk": 192,
+        "ilk": 128,
         "tenant": 48,
         "channel": 112,
     }
@@ -96,7 +96,7 @@ def test_sizes_are_pinned() -> None:
         (ILK, "ilk", 24),
         (ILK, "alias_until_ms", 72),
         (ILK, "text", 92),
-        (ILK, "check", 188),
+        (ILK, "check", 124),
         (TENANT, "tenant", 24),
         (TENANT, "check", 44),
         (CHANNEL, "key", 24),
