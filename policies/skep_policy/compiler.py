@@ -8,6 +8,7 @@ equal bytes: the file has one name inside the run's folder, and nothing here rea
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ REGO_BYTES_MAX: Final = 1 << 20
 
 WASM_BYTES_MAX: Final = 4 << 20
 """What a router loads; upstream's bound. The default policy has 0.2 MiB."""
+
+DEPTH_MAX: Final = 256
+"""Brackets within brackets. `opa parse` repeats the text of whatever holds a term, so depth costs it the square."""
 
 PROBLEMS_MAX: Final = 100
 """Problems told of one text."""
@@ -84,7 +88,21 @@ def _text_bytes(rego: str) -> bytes:
         raise CompileError([Problem(1, 1, "rego_parse_error", "the text is no UTF-8")]) from None
     if len(data) > REGO_BYTES_MAX:
         raise PolicyError("REGO_TOO_LARGE", f"{len(data)} bytes of Rego, {REGO_BYTES_MAX} at most")
+    _check_depth(rego)
     return data
+
+
+def _check_depth(rego: str) -> None:
+    """Counts brackets, those in texts too, which a policy has in pairs or in small number."""
+    depth = 0
+    for found in re.finditer(r"[\[\](){}]", rego):
+        depth = depth + 1 if found[0] in "[({" else max(0, depth - 1)
+        if depth > DEPTH_MAX:
+            line = rego.count("\n", 0, found.start()) + 1
+            column = found.start() - rego.rfind("\n", 0, found.start())
+            raise CompileError(
+                [Problem(line, column, "too_deep", f"more than {DEPTH_MAX} brackets are open here")]
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +222,7 @@ def _manifest(
     reached = {entrypoint: policy.reached_from(entrypoint) for entrypoint in entrypoints}
     return Manifest(
         entrypoint=asked,
-        reads={entrypoint: reads_of(rules) for entrypoint, rules in reached.items()},
+        reads={entrypoint: reads_of(rules, policy.package) for entrypoint, rules in reached.items()},
         cacheable={entrypoint: not lint.uncacheable(rules) for entrypoint, rules in reached.items()},
         wasm_sha256=sha256(wasm).hexdigest(),
         rego_sha256=sha256(rego.encode()).hexdigest(),
@@ -213,12 +231,14 @@ def _manifest(
     )
 
 
-def reads_of(rules: Sequence[Rule]) -> Reads:
-    """What these rules read. A path whose root is no constant may be any root."""
+def reads_of(rules: Sequence[Rule], package: tuple[str, ...]) -> Reads:
+    """What these rules read, besides one another. A path whose root is no constant may be any root."""
     roots: set[str] = set()
     source = False
     for reference in (reference for rule in rules for reference in rule.references):
         first, second, third = (*reference.path, None, None)[:3]
+        if first == "data" and reference.path[1 : 1 + len(package)] == package:
+            continue
         if first == "data":
             roots.update(DATA_ROOTS if second is None else [second])
         elif second in (None, "routing") and third in (None, "src", "src_l2_name"):
