@@ -19,6 +19,7 @@ from skep.protocol.errors import (
 
 __all__ = [
     "ConfigError",
+    "DegreeError",
     "DeliveryError",
     "HiveError",
     "IdentityError",
@@ -47,6 +48,16 @@ class ConfigError(SkepError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class DegreeError(SkepError):
+    """An agent's degree is not valid, so it may not speak. `module` names the culprit where it is a module."""
+
+    def __init__(self, code: str, detail: str, module: str = "") -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.module = module
 
 
 class RemoteError(SkepError):

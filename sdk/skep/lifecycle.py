@@ -66,6 +66,7 @@ class Lifecycle:
             "STATUS": self._status,
             "CONFIG_GET": self._config_get,
             "CONFIG_SET": self._config_set,
+            "DEGREE_CHANGED": self._degree_changed,
         }
         if os.environ.get("NODE_STATUS_DEFAULT_HANDLER_ENABLED", "true").lower() not in ("0", "false", "no"):
             self._routes["NODE_STATUS_GET"] = self._node_status
@@ -131,18 +132,35 @@ class Lifecycle:
 
     async def _node_status(self, message: Message) -> dict[str, Any]:
         forced = os.environ.get("NODE_STATUS_DEFAULT_HEALTH_STATE", "").upper()
-        health = forced if forced in Health.__members__ else self.health.value
+        health = forced if forced in Health.__members__ else self._own_health().value
         return {"status": "ok", "health_state": health}
 
     async def _status(self, message: Message) -> dict[str, Any]:
+        guard = self._node.guard
         return {
             "status": "ok",
             "node_name": self._node.name,
-            "health_state": self.health.value,
+            "health_state": self._own_health().value,
             "state": self.state.value,
             "config_version": self.stored.version,
             "version": self._node.version,
+            **({} if guard is None else {"degree": guard.shown()}),
         }
+
+    def _own_health(self) -> Health:
+        """A node whose degree is not valid is in error, whatever else is well with it."""
+        guard = self._node.guard
+        return Health.ERROR if guard is not None and guard.look() is not None else self.health
+
+    async def _degree_changed(self, message: Message) -> dict[str, Any]:
+        """The registrar says that the degree changed. Anybody else is told no: a look costs a signature check."""
+        guard = self._node.guard
+        if not message.source_name.startswith("SY."):
+            raise RemoteError("forbidden", f"{message.source_name or 'an unnamed node'} is no system node")
+        if guard is None:
+            return {"status": "ok", "node_name": self._node.name, "degree": None}
+        guard.recheck()
+        return {"status": "ok", "node_name": self._node.name, "degree": guard.shown()}
 
     async def _config_get(self, message: Message) -> dict[str, Any]:
         return self._response(effective_config=self._shown(), contract=self._described())
@@ -172,6 +190,8 @@ class Lifecycle:
             raise
         self.state = ConfigState.CONFIGURED
         self.health = Health.HEALTHY
+        if self._node.guard is not None:
+            self._node.guard.recheck()  # a new configuration may come with a new degree
 
     def _persist(self, stored: Stored, message: Message) -> None:
         """Secrets first: a configuration that needs one must never be found without it."""

@@ -31,13 +31,15 @@ from skep.handlers import Failure, Route, Routes, failure_of
 from skep.lifecycle import Lifecycle
 from skep.message import Message
 from skep.place import Place
-from skep.protocol.header import AckLevel, Phase
+from skep.protocol.header import AckLevel, MessageClass, Phase
 from skep.receipts import Receipt
 from skep.reporting import Reporting
 from skep.reports import Report
 from skep.workers import Workers
 
 if TYPE_CHECKING:
+    from skep.degree import DegreeGuard
+    from skep.seal import Verified
     from skep.testing import Hive as MemoryHive
 
 log = logging.getLogger("skep")
@@ -66,7 +68,10 @@ class Node:
         ordered: bool = True,
         version: str = "1.0",
         contract: Contract | None = None,
+        degree: str | Path | None = None,
+        ilk: str = "",
     ) -> None:
+        """`degree` is the folder of the degree this node must hold to speak; a relative one is in the hive's folder."""
         self.requested_name = name
         self.version = version
         self.framing = framing
@@ -74,6 +79,8 @@ class Node:
         self._persistent = persistent
         self._concurrency = concurrency
         self._ordered = ordered
+        self._degree, self._ilk = degree, ilk
+        self._guard: DegreeGuard | None = None
         self.routes = Routes()
         self._on_start: list[Callable[[], Awaitable[None]]] = []
         self._on_stop: list[Callable[[], Awaitable[None]]] = []
@@ -169,6 +176,18 @@ class Node:
             raise SkepError(f"{self.requested_name} has no place in a hive before it is started")
         return self._place
 
+    @property
+    def guard(self) -> DegreeGuard | None:
+        """What knows whether this node may speak; None for a node that declared no degree."""
+        return self._guard
+
+    @property
+    def degree(self) -> Verified:
+        """The degree that was verified last. Raises SkepError for a node that declared none or is not started."""
+        if self._guard is None or self._guard.verified is None:
+            raise SkepError(f"{self.requested_name} holds no verified degree: declare one and start the node")
+        return self._guard.verified
+
     # ---- sending -------------------------------------------------------------------------------------------------
 
     def send(self, dst: Destination, payload: Any, **options: Unpack[SendOptions]) -> Awaitable[Receipt]:
@@ -220,6 +239,7 @@ class Node:
         self._place = Place.find(self.requested_name, self._hive, persistent=self._persistent)
         self._finished = asyncio.get_running_loop().create_future()
         try:
+            self._guard = self._verified_guard(self._place)
             await self._link(self._place, timeout)
             await self.lifecycle.load()
             for handler in self._on_start:
@@ -229,6 +249,20 @@ class Node:
             raise
         assert self._workers is not None
         self._workers.open()
+
+    def _verified_guard(self, place: Place) -> DegreeGuard | None:
+        """Nothing is linked before the degree is good. Raises DegreeError that says what to do."""
+        if self._degree is None:
+            return None
+        from skep.degree import DegreeGuard  # with a degree come its checks; nobody else pays for them
+        from skep.errors import DegreeError
+
+        guard = DegreeGuard(place.hive.root / self._degree, place.hive.config_dir, place.name, self._ilk)
+        try:
+            guard.verify()
+        except DegreeError as error:
+            raise DegreeError(error.code, guard.reason(error), error.module) from error
+        return guard
 
     async def _link(self, place: Place, timeout: float) -> None:
         self._workers = Workers(
@@ -355,6 +389,8 @@ class Node:
 
     def _route(self, flow: InFlow) -> Route:
         route = self.routes.find(flow.selector) or self.lifecycle.route(flow.selector)
+        if self._guard is not None and flow.selector.message_class is not MessageClass.SYSTEM:
+            route = self._guard.guarded(route)
         flow.handler = route
         return route
 
