@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from skep.protocol.errors import PolicyError
 from skep_policy import lint
+from skep_policy.limits import WASM_BYTES_MAX
 from skep_policy.lint import Problem
 from skep_policy.manifest import DATA_ROOTS, ENTRYPOINTS, TARGET, Manifest, Reads
 from skep_policy.opa import REGO_NAME, capabilities_file, first_line, need_opa, run, version_text
@@ -26,9 +27,6 @@ from skep_policy.syntax import Policy, Rule, read_policy
 
 REGO_BYTES_MAX: Final = 1 << 20
 """A policy's text. The bundle holds it beside the WASM and must fit into 8 MiB."""
-
-WASM_BYTES_MAX: Final = 4 << 20
-"""What a router loads; upstream's bound. The default policy has 0.2 MiB."""
 
 DEPTH_MAX: Final = 256
 """Brackets within brackets. `opa parse` repeats the text of whatever holds a term, so depth costs it the square."""

@@ -66,6 +66,7 @@ test_a_stranger_meets_the_front_desk if {
 test_who_the_identity_service_does_not_know_is_a_stranger if {
 	asked({"src_ilk": "ilk:9"}, null, {"identity": true}) == ["SY.frontdesk.gov"]
 	asked({"src_ilk": "ilk:9"}, null, {}) == ["AI.anybody@h"]
+	asked({"src_ilk": "ilk:9"}, customer, {"identity": true}) == ["AI.one@h", "AI.anybody@h", "IO.desk@h"]
 	asked({"src_ilk": ""}, null, {"identity": true}) == ["AI.anybody@h"]
 }
 
@@ -104,6 +105,15 @@ test_an_escalation_goes_one_level_up if {
 	asked(escalated("AI.senior@h"), customer, {}) == ["IO.desk@h"]
 	asked(escalated("IO.desk@h"), customer, {}) == ["IO.desk@h"]
 	asked({"action": "escalate", "context": {"required_capability": "billing"}}, customer, {}) == ["AI.senior@h", "IO.desk@h"]
+}
+
+test_seniority_comes_by_role_or_by_degree if {
+	asked(needs("billing"), customer, {})[3] == "AI.senior@h"
+	graduate := {"ilk:1": object.union(agents["ilk:1"], {"degrees": ["senior"]})}
+	answer := router.target with input as {"meta": escalated("agent"), "src": customer}
+		with data.agents as object.union(agents, graduate)
+		with data.tenant as tenants
+	answer == ["AI.one@h", "AI.senior@h", "IO.desk@h"]
 }
 
 test_seals_are_asked_for_unless_the_hive_says_otherwise if {
