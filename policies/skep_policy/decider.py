@@ -104,9 +104,14 @@ class Decision:
 class Made:
     """One decision on its way to the log."""
 
-    __slots__ = ("asked", "chosen", "decision", "entrypoint", "error", "input", "refused", "result", "shadow")
+    __slots__ = (
+        "asked", "chosen", "decision", "entrypoint", "error", "input", "refused", "result", "revision", "shadow",
+    )  # fmt: skip
 
-    def __init__(self, entrypoint: str, asked: Asked, input: dict[str, Any], decision: Decision) -> None:
+    def __init__(
+        self, entrypoint: str, asked: Asked, input: dict[str, Any], decision: Decision, revision: tuple[int, int]
+    ) -> None:
+        self.revision = revision
         self.entrypoint = entrypoint
         self.asked = asked
         self.input = input
@@ -149,12 +154,15 @@ class Decider:
         shadow: Shadow | None = None,
     ) -> None:
         self.manifest = manifest
-        self.labels = dict(labels or {})
-        self.lost = 0  # decisions that the log will not see
+        self.labels = {**(labels or {}), "policy_version": str(manifest.version)}
+        self.revision = (0, 0)  # of the regions ilks and tenants, as far as the data has followed them
+        self.decisions = 0  # evaluations, ever
+        self.lost_ever = 0  # decisions that the log will not see
+        self._lost = 0  # of those, what it was not told of
         self.broken = ""  # why the engine can no longer be believed; then everything is refused
         self.shadow_skipped = 0
         self._engine = engine
-        self._documents = documents
+        self.documents = documents
         self._entries = {name: _Entry(name, manifest) for name in (TARGET, ALLOW)}
         self._made: list[Made] = []
         self._shadow = shadow
@@ -171,7 +179,7 @@ class Decider:
         if entry.source:
             decision = entry.cache.find(_cache_key(entry, key, name), now_ns)
         else:
-            said = key[17:18] + key[24:31] + key[32 : len(key) - key[31]]
+            said = key[17:18] + key[24 : len(key) - key[31]]
             decision = entry.cache.recent.get(said)
             if decision is None or decision.valid_until_ns:
                 decision = entry.cache.find(said, now_ns)
@@ -183,17 +191,30 @@ class Decider:
         """Ask the policy now, and keep the answer."""
         entry = self._entries[entrypoint]
         decision = Decision(self._new_id(), _ilks_of(asked), asked.until_ns)
-        made = Made(entrypoint, asked, input_document(asked, self._documents, entry.source), decision)
+        made = Made(entrypoint, asked, input_document(asked, self.documents, entry.source), decision, self.revision)
         self._evaluate(entry, made)
         if self._shadow is not None:
             self._ask_shadow(self._shadow, made, now_ns)
         if entry.cacheable:
             entry.cache.put(_cache_key(entry, asked.key, asked.name), decision)
+        self._record(made)
+        return decision
+
+    def refuse(self, entrypoint: str, asked: Asked, reason: Reason, detail: str) -> Decision:
+        """A refusal to ask the policy, recorded like a decision and never kept."""
+        decision = Decision(self._new_id(), (), 0)
+        decision.reason, decision.detail = reason, detail
+        source = self._entries[entrypoint].source
+        document = input_document(asked, self.documents, source)
+        self._record(Made(entrypoint, asked, document, decision, self.revision))
+        return decision
+
+    def _record(self, made: Made) -> None:
         if len(self._made) >= RECORDS_MAX:
-            self.lost += 1
+            self._lost += 1
+            self.lost_ever += 1
         else:
             self._made.append(made)
-        return decision
 
     def target(self, asked: Asked, now_ns: int) -> Decision:
         """Who should handle this message."""
@@ -222,15 +243,16 @@ class Decider:
             decision.detail = f"the policy has no rule {entry.name}"
             return
         overlay = self._overlay(made.asked) if entry.identity else ()
+        self.decisions += 1
         found = self._engine.decide(entry.name, orjson.dumps(made.input), overlay)
         decision.ns, made.error, made.result = found.ns, found.error, found.result
         decision.reason, decision.detail, decision.names = outcome(entry.name, found)
 
     def _overlay(self, asked: Asked) -> tuple[Patch, ...]:
         """The interlocutors that do not stand in the data, for this evaluation alone."""
-        guests = {r.ilk: r for r in (asked.src, asked.dst) if r is not None and not self._documents.standing(r.ilk)}
+        guests = {r.ilk: r for r in (asked.src, asked.dst) if r is not None and not self.documents.standing(r.ilk)}
         return tuple(
-            Patch(("identity", ilk_name(ilk)), orjson.dumps(self._documents.document(record)))
+            Patch(("identity", ilk_name(ilk)), orjson.dumps(self.documents.document(record)))
             for ilk, record in guests.items()
         )
 
@@ -256,7 +278,7 @@ class Decider:
             self.shadow_skipped += 1
             return
         entry = _Entry(made.entrypoint, shadow.manifest)
-        document = input_document(made.asked, self._documents, entry.source)
+        document = input_document(made.asked, self.documents, entry.source)
         overlay = self._overlay(made.asked) if entry.identity else ()
         found = shadow.engine.decide(made.entrypoint, orjson.dumps(document), overlay)
         self._shadow_paid_ns = due + found.ns * SHADOW_SHARE
@@ -316,7 +338,8 @@ class Decider:
         return [record_of(made, self.labels) for made in taken]
 
     def take_lost(self) -> int:
-        lost, self.lost = self.lost, 0
+        """How many were lost since this was asked last."""
+        lost, self._lost = self._lost, 0
         return lost
 
     @property
@@ -324,13 +347,19 @@ class Decider:
         return len(self._made)
 
     def statistics(self) -> dict[str, int]:
-        return {f"kept_{name.partition('/')[2]}": len(entry.cache) for name, entry in self._entries.items()}
+        """What is counted, for whoever asks the router."""
+        kept = {f"kept_{name.partition('/')[2]}": len(entry.cache) for name, entry in self._entries.items()}
+        return {
+            **kept, "decisions": self.decisions, "records_lost": self.lost_ever, "shadow_version": self.shadow_version,
+            "shadow_skipped": self.shadow_skipped,
+        }  # fmt: skip
 
 
 def _cache_key(entry: _Entry, key: bytes, name: str) -> Hashable:
     """Class, kinds, lengths and texts of a flow key, without what no policy reads: flags, ttl, hops, phase, content
-    type, ack level (bytes 18 to 23) and the thread at its end (byte 31 is its length)."""
-    said = key[17:18] + key[24:31] + key[32 : len(key) - key[31]]
+    type, ack level (bytes 18 to 23) and the thread at its end. The thread's length, byte 31, stays in it: to cut it out
+    costs a third of a hit, and nearly every thread has the same."""
+    said = key[17:18] + key[24 : len(key) - key[31]]
     return (name, key[:16], said) if entry.source else said
 
 
@@ -409,9 +438,10 @@ def record_of(made: Made, labels: dict[str, str]) -> dict[str, Any]:
         "metrics": {"timer_rego_query_eval_ns": decision.ns}, "trace_id": asked.trace.hex(),
         "outcome": reason.value if reason else "ALLOWED", "candidates": list(decision.names),
         "chosen": made.chosen, "refused": [{"name": name, "why": why} for name, why in made.refused],
+        "data_revision": {"ilks": made.revision[0], "tenants": made.revision[1]},
     }  # fmt: skip
-    if made.error:
-        record["error"] = {"code": made.error, "message": decision.detail}
+    if made.error or reason is Reason.POLICY_BUSY:
+        record["error"] = {"code": made.error or reason, "message": decision.detail}
     if made.shadow is not None:
         record["shadow"] = made.shadow
     return record

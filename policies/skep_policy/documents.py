@@ -9,7 +9,7 @@ stands in the data, so a million customers cost a policy nothing.
     node[name] = ilk                whose node that is
     tenant[tnt] = {status, agents: {ilk: ilk}, capability: {tag: {ilk: ilk}}}
     identity_aliases[old] = new
-    config                          settings that rules may read, `frontdesk` among them
+    config                          settings that rules may read: frontdesk, identity, seals
 
 Look-ups are objects `{ilk: ilk}`, not arrays: `some ilk in data.capability[tag]` means the same for both, and a member
 of an object is set or removed by itself. So one change of one record is a handful of small patches, whatever the number
@@ -146,6 +146,13 @@ class Documents:
         for ilk in self._members[("tenant", name, "agents")]:
             patches += self._restated(ilk, text)
         return patches
+
+    def set_config(self, name: str, value: Any) -> list[Patch]:
+        """A setting that rules may read."""
+        if name in self._config and self._config[name] == value:
+            return []
+        self._config[name] = value
+        return [Patch(("config", name), orjson.dumps(value))]
 
     @staticmethod
     def _restated(ilk: bytes, text: bytes) -> list[Patch]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Why a RECEIPT may come too late, or to a peer that cannot read one: nobody waits to hear that.
 _UNTOLD_RECEIPTS = frozenset({
     Reason.NODE_NOT_FOUND, Reason.QUEUE_FULL, Reason.LOST, Reason.UNTRANSLATABLE, Reason.VPN_BLOCKED,
-    Reason.TENANT_BLOCKED, Reason.NOT_READY,
+    Reason.TENANT_BLOCKED, Reason.NOT_READY, Reason.SEAL_REQUIRED,
 })
 
 Fate = tuple[int, int, bytes]  # 1 LOST or 2 UNKNOWN, message id, trace id
@@ -131,6 +131,8 @@ def refuse_frame(core: Core, link: Link, whole: bytes, refusal: Refusal) -> None
     payload = system.unreachable(
         original_dst(selector), refusal.reason, refusal.detail, retryable=refusal.reason.retryable
     )
+    if refusal.decision_id:
+        payload["decision_id"] = refusal.decision_id
     send(core, link, system_frame(core, link, "UNREACHABLE", payload, frame))
 
 

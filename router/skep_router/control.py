@@ -100,7 +100,8 @@ def statistics(core: Core) -> dict[str, object]:
         "draining": core.draining, "nodes": len(core.registry), "flows": flows, "frames": frames,
         "held_bytes": held, "threads": len(core.threads), "pending": len(core.pending),
         "config_version": core.config.version if core.config else 0,
-        "counters": core.counters.statistics(), "accounts": past,
+        "counters": core.counters.statistics(), "accounts": past, "policy": core.policies.statistics(),
+        "identity": core.identities.statistics(),
     }
 
 

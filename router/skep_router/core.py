@@ -5,8 +5,10 @@ The shell (or a simulation) tells it what happened: `greet`, `receive`, `blocked
 the ports and hooks it was given. Time is an argument, nanoseconds of a clock that never goes back.
 
 Who owns what: `registry` says who is here, `fib` where names lead, `grants` who may be whom, `accounts` what each uid
-holds, `threads` sequences and bindings. The core is where they meet; the work itself is in `joining` (handshake),
-`forward` (hits), `slow` (misses), `delivery` (queues) and `answers` (what the router itself says).
+holds, `threads` sequences and bindings, `identities` who the interlocutors are, `policies` the policy in force, `rests`
+what decisions depend on. The core is where they meet; the work itself is in `joining` (handshake),
+`forward` (hits), `slow` (misses), `delivery` (queues), `changes` (of policy and identity) and `answers` (what the
+router itself says).
 """
 from __future__ import annotations
 
@@ -14,24 +16,31 @@ from typing import TYPE_CHECKING
 
 from skep.protocol import limits
 from skep.protocol.codes import CloseReason, Reason
-from skep.protocol.header import Selector
-from skep_router import answers, delivery, forward, joining, slow, tap
+from skep_router import answers, changes, delivery, forward, joining, slow, tap
 from skep_router.accounts import Accounts
-from skep_router.fib import Fib, vpn_allows
+from skep_router.decisions import Decisions
+from skep_router.fib import NAMES_PER_MISS, Fib, vpn_allows
 from skep_router.flow import Flow, drop, each, install
 from skep_router.grants import Grants, tenant_allows
 from skep_router.hooks import Counters, Hooks
 from skep_router.hop import Held, Hop, Port
+from skep_router.identities import Identities
 from skep_router.joining import Pending
 from skep_router.link import Link
+from skep_router.policies import Policies
 from skep_router.pulse import Pulse
 from skep_router.registry import Registry
+from skep_router.rests import Rests
 from skep_router.self_link import SelfLink
 from skep_router.settings import Settings
 from skep_router.thread import Thread, Threads
 
 if TYPE_CHECKING:
-    from skep_router.decide import Policy
+    from collections.abc import Hashable, Iterable
+
+    from skep_policy.decider import Decider
+    from skep_router.changes import IdentityChange
+    from skep_router.identities import Find
     from skep_shm import Binding, ConfigState
 
 
@@ -49,7 +58,12 @@ class Core:
         self.grants = Grants(settings.own_uid)
         self.accounts = Accounts()
         self.threads = Threads(epoch, evicted=self._evict_thread)
-        self.policy: Policy | None = None
+        self.frontdesk = self.full_name(settings.frontdesk)
+        self.identities = Identities()
+        self.policies = Policies(settings.policy_required)
+        self.rests = Rests()
+        self.governed = settings.policy_required or settings.identity_required
+        self.decisions = Decisions()
         self.config: ConfigState | None = None
         self.ready = False
         self.links_of_others = 0  # registered connections of accounts that are not the hive's own
@@ -119,6 +133,18 @@ class Core:
         for thread in gone:
             self._drop_each(self.threads.unbind(thread))
 
+    def identity_known(self, find: Find, change: IdentityChange, now: int) -> None:
+        """The region of the interlocutors can be read: all that is remembered of it, anew."""
+        changes.identity_known(self, find, change, now)
+
+    def identity_changed(self, change: IdentityChange, now: int) -> None:
+        """Records that are new, others than before, or gone."""
+        changes.identity_changed(self, change, now)
+
+    def use_policy(self, decider: Decider, version: int, hash_: str, now: int) -> Decider | None:
+        """From the next frame on this policy decides. -> the one before, to be closed."""
+        return changes.use_policy(self, decider, version, hash_, now)
+
     def tick(self, now: int) -> None:
         """Called every few milliseconds: what is due by time, and confirmations that nobody was in a hurry for."""
         self.now = now
@@ -128,6 +154,9 @@ class Core:
         self.pulse.beat(self, now)
         self.accounts.expire(now)
         self._drop_each(self.threads.expire(now))
+        for flow in self.rests.ended(now):
+            self.drop_flow(flow)
+        self.decisions.flush(self, now)
         self.flush_confirms()
 
     def _evict_thread(self, thread: Thread) -> None:
@@ -149,6 +178,19 @@ class Core:
 
     def full_name(self, name: str) -> str:
         return name if "@" in name else f"{name}@{self.settings.hive}"
+
+    def wall_ns(self) -> int:
+        """Wall time, for records and for ends that are published in it."""
+        return self.now + self.identities.wall_offset_ns
+
+    def payer(self, link: Link) -> Hashable:
+        """Who pays for slow decisions: a uid, or each node of the hive's own account by its name."""
+        return link.name if link.uid == self.settings.own_uid else link.uid
+
+    def charge_names(self, link: Link, names: int) -> None:
+        """An answer that took a walk over names is charged for the walk."""
+        if names >= NAMES_PER_MISS:
+            link.account.charge_miss(self.now, names // NAMES_PER_MISS)
 
     def may_meet(self, a: Link, b: Link) -> Reason | None:
         """Why these two may not exchange messages; None when they may."""
@@ -196,8 +238,8 @@ class Core:
         if flow.ack:
             self.urgent = True  # somebody waits for CONFIRMED: not until the next tick
 
-    def tap_prefix(self, link: Link, selector: Selector) -> bytes | None:
-        return self.taps.prefix(link, selector)
+    def tap_prefix(self, link: Link, ilk: bytes | None, tenant: bytes) -> bytes | None:
+        return self.taps.prefix(link, ilk, tenant)
 
     def install(self, flow: Flow) -> None:
         """Keep a decision, unless its account has as many as it may. One for a hop that is over its mark starts
@@ -208,6 +250,8 @@ class Core:
             return
         account.flows += 1
         install(flow, self.drop_flow)
+        if flow.rest is not None:
+            self.rests.keep(flow)
         hop = flow.hop
         if hop is not None and hop.paused and flow.link in hop.paused:
             delivery.pause_too(self, hop, flow)
@@ -215,8 +259,15 @@ class Core:
     def drop_flow(self, flow: Flow) -> None:
         """Forget a decision. A sender that was told PAUSE for it must hear RESUME: nobody else will say it."""
         drop(flow)
+        if flow.rest is not None:
+            self.rests.forget(flow)
         if flow.paused:
             delivery.unpause(self, flow)
+
+    def drop_resting_on(self, keys: Iterable[Hashable]) -> None:
+        if self.rests:
+            for flow in tuple(self.rests.on_any(keys)):
+                self.drop_flow(flow)
 
     def drop_flows_into(self, hop: Hop) -> None:
         for flow in each(hop.flows_in):

@@ -1,21 +1,24 @@
 """The slow path's question: may this frame go, and where to? Asked once per flow.
 
 The order is the order of trust: is the hive ready, is the frame's source its connection's, may it speak for this
-ILK, may it say this verb, does the frame still live; then where it leads (thread binding, uuid, name, policy), and
-last whether the two ends may meet (VPN, tenant). Every refusal is a value with a reason and a sentence; nothing
-here sends.
+ILK, may it say this verb, does the frame still live; who the interlocutors are; then where it leads (the front desk for
+strangers, thread binding, uuid, name, policy), whether the two ends may meet (VPN, tenant, seal), and last whether the
+policy allows it. What identity and policy have to say is the `case`; a hive without them has none. Every refusal is a
+value with a reason and a sentence; nothing here sends.
 """
 from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from skep.protocol.codes import Reason
-from skep.protocol.header import AckLevel, DstKind, MessageClass, Phase, Selector
+from skep.protocol.header import ZERO16, AckLevel, DstKind, MessageClass, Selector
 from skep.protocol.names import is_system
 from skep_router import fib
+from skep_router.case import OPENING, Case, Refusal
 from skep_router.flow import Flow
+from skep_router.grants import NO_ID
 
 if TYPE_CHECKING:
     from skep_router.core import Core
@@ -26,18 +29,9 @@ _UNTAPPED = frozenset({
     MessageClass.SYSTEM, MessageClass.ADMIN, MessageClass.QUERY_RESPONSE, MessageClass.RECEIPT,
 })
 _ROUTER_ONLY = frozenset({"ANNOUNCE", "UNREACHABLE", "TTL_EXCEEDED", "CLOSING"})
-_OPENING = frozenset({Phase.MESSAGE, Phase.REQUEST, Phase.CANCEL})  # what takes a request back goes where it went
-
-
-class Refusal(NamedTuple):
-    """Why a frame does not go on. An expected outcome, told to the sender."""
-
-    reason: Reason
-    detail: str
-
-
 Destinations = tuple["Link", ...] | Refusal | None  # None: a static route drops it
-Policy = Callable[["Link", Selector], Destinations]  # L3, given by the policy capability
+
+__all__ = ["Refusal", "by_name", "decide", "meetings", "permitted", "thread_key"]
 
 
 def permitted(core: Core, link: Link, source: bytes, selector: Selector) -> Refusal | None:
@@ -48,7 +42,7 @@ def permitted(core: Core, link: Link, source: bytes, selector: Selector) -> Refu
         return Refusal(Reason.BAD_FRAME, "hops must be 0 in a node's own frame")
     if not core.ready and not is_system(link.name):
         return Refusal(Reason.NOT_READY, "the hive has no configuration yet; retry")
-    if not core.grants.may_speak(link.ilk_rule, selector.src_ilk):
+    if not core.grants.may_speak(link.ilk_rule, selector.src_ilk) and not _own_ilk(core, link, selector):
         return Refusal(Reason.ILK_FORBIDDEN, f"{link.name} holds no grant to speak for this ILK")
     if selector.ack_level == AckLevel.STORED:
         return Refusal(Reason.FORBIDDEN, "ack level 'stored' is reserved until the hive has durable storage")
@@ -56,6 +50,12 @@ def permitted(core: Core, link: Link, source: bytes, selector: Selector) -> Refu
         held = link.account.held_bytes
         return Refusal(Reason.QUEUE_FULL, f"frames of uid {link.uid} hold {held} bytes here; send less, retry")
     return _verb_permitted(core, link, selector)
+
+
+def _own_ilk(core: Core, link: Link, selector: Selector) -> bool:
+    """Whose node it is, for that ILK it speaks: the name was granted to its uid, the ILK to the name."""
+    record = core.identities.handler(link.name)
+    return record is not None and record.ilk == selector.src_ilk
 
 
 def _verb_permitted(core: Core, link: Link, selector: Selector) -> Refusal | None:
@@ -76,18 +76,35 @@ def thread_key(selector: Selector) -> bytes:
     return sha256(selector.thread).digest() if selector.thread_is_text else selector.thread
 
 
-def decide(core: Core, link: Link, key: bytes, selector: Selector) -> Flow | Refusal:
+def decide(core: Core, link: Link, key: bytes, selector: Selector, trace: bytes = ZERO16) -> Flow | Refusal:
     """A new flow for this key, or why there is none. Broadcasts and the router's own queries never come here."""
     thread = core.threads.get(thread_key(selector)) if selector.thread else None
-    where = _destinations(core, link, selector, thread)
+    case = Case(core, link, key, selector, trace) if core.governed else None
+    refusal = case.admit() if case is not None else None
+    if refusal is not None:
+        return refusal
+    where = _destinations(core, link, selector, thread, case)
     if isinstance(where, Refusal):
         return where
     if where is None:
         return _dropping(core, link, key, selector, thread)
-    kept, refusal = _meetable(core, link, where)
+    kept, refusal = _meetable(core, link, where, case)
+    if refusal is None and case is not None:
+        refusal = case.allowed(kept)
     if refusal is not None:
         return refusal
-    return _flow(core, link, key, selector, kept, thread)
+    return _flow(core, link, key, selector, kept, thread, case)
+
+
+def meetings(
+    core: Core, link: Link, key: bytes, selector: Selector, trace: bytes
+) -> Callable[[Link], bool] | Refusal:
+    """For a broadcast: whom it may reach, or why nobody. It makes no flow, so nothing that it rests on is kept."""
+    if not core.governed:
+        return lambda dest: core.may_meet(link, dest) is None
+    case = Case(core, link, key, selector, trace)
+    refusal = case.admit() or case.allowed(())
+    return refusal if refusal is not None else lambda dest: case.obstacle(dest) is None
 
 
 def _dropping(core: Core, link: Link, key: bytes, selector: Selector, thread: Thread | None) -> Flow:
@@ -99,18 +116,23 @@ def _dropping(core: Core, link: Link, key: bytes, selector: Selector, thread: Th
     return flow
 
 
-def _destinations(core: Core, link: Link, selector: Selector, thread: Thread | None) -> Destinations:
+def _destinations(
+    core: Core, link: Link, selector: Selector, thread: Thread | None, case: Case | None
+) -> Destinations:
     kind = selector.dst_kind
     if kind == DstKind.UUID:
         found = core.registry.by_uuid(selector.destination)
         return (found,) if found else Refusal(Reason.NODE_NOT_FOUND, "no live node has this uuid")
+    if case is not None and case.stranger:
+        name = core.frontdesk if case.to_front_desk else selector.destination.decode()
+        return by_name(core, link, name)
     if thread is not None and thread.binding and _may_be_bound(core, link, selector, thread):
         return _bound(core, link, thread)
     if kind == DstKind.NAME:
         return by_name(core, link, selector.destination.decode())
-    if core.policy is None:
+    if case is None:
         return Refusal(Reason.OPA_ERROR, "the frame names no destination and no policy is loaded")
-    return core.policy(link, selector)
+    return case.candidates()
 
 
 def _may_be_bound(core: Core, link: Link, selector: Selector, thread: Thread) -> bool:
@@ -118,7 +140,7 @@ def _may_be_bound(core: Core, link: Link, selector: Selector, thread: Thread) ->
     was addressed to a uuid go where they say: otherwise a person's reply would come back to the person."""
     return (
         selector.message_class == MessageClass.USER
-        and selector.phase in _OPENING
+        and selector.phase in OPENING
         and core.full_name(thread.binding or "") != link.name
     )
 
@@ -144,8 +166,14 @@ def by_name(core: Core, link: Link, name: str) -> Destinations:
     return Refusal(Reason.NODE_NOT_FOUND, f"no live node is called {name}")
 
 
-def _meetable(core: Core, link: Link, where: tuple[Link, ...]) -> tuple[tuple[Link, ...], Refusal | None]:
-    """The candidates that VPN and tenant let this sender meet; a refusal only when nobody is left."""
+def _meetable(
+    core: Core, link: Link, where: tuple[Link, ...], case: Case | None
+) -> tuple[tuple[Link, ...], Refusal | None]:
+    """The candidates that VPN, tenant and seal let this sender meet; a refusal only when nobody is left."""
+    if case is not None:
+        obstacles = [case.obstacle(dest) for dest in where]
+        kept = tuple(dest for dest, why in zip(where, obstacles, strict=True) if why is None)
+        return kept, None if kept else obstacles[0]
     kept = tuple(dest for dest in where if core.may_meet(link, dest) is None)
     if kept:
         return kept, None
@@ -156,7 +184,8 @@ def _meetable(core: Core, link: Link, where: tuple[Link, ...]) -> tuple[tuple[Li
 
 
 def _flow(
-    core: Core, link: Link, key: bytes, selector: Selector, where: tuple[Link, ...], thread: Thread | None
+    core: Core, link: Link, key: bytes, selector: Selector, where: tuple[Link, ...], thread: Thread | None,
+    case: Case | None,
 ) -> Flow:
     flow = Flow(link, key, where[0])
     if selector.dst_kind == DstKind.NAME:
@@ -169,6 +198,9 @@ def _flow(
     flow.thread = thread
     flow.sampled = bool(selector.flags)
     flow.ack = int(selector.ack_level)
+    speaker = case.src if case is not None else None
     if selector.message_class not in _UNTAPPED:
-        flow.tap = core.tap_prefix(link, selector)
+        ilk = selector.src_ilk if speaker is None else speaker.canonical
+        flow.tap = core.tap_prefix(link, ilk, NO_ID if speaker is None else speaker.tenant)
+    flow.rest = case.rest() if case is not None else None
     return flow

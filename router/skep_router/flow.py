@@ -3,8 +3,8 @@
 A flow's key is `source uuid + selector + thread` as it stands in the frame (wire.md, offsets [72, key_end)), the idea
 of an exact-match cache in front of a classifier (Open vSwitch's EMC). A hit therefore means that source, ILK, grants,
 binding, routes, VPN, tenant and policy were all asked. Whatever they depended on knows its flows: the destination's hop
-(`flows_in`) and the thread (`flows`); when one of those changes exactly its flows are dropped, and the next
-frame decides again.
+(`flows_in`), the thread (`flows`) and, where policy and identity had a say, `rests`; when one of those changes exactly
+its flows are dropped, and the next frame decides again.
 
 A flow is *plain* when its frames can leave in runs, as they came but for a thread's sequence. Whatever needs a look at
 each frame (hop records, a JSON consumer, a group without a thread) makes it special, and only special flows pay.
@@ -18,6 +18,7 @@ from skep.protocol import limits
 
 if TYPE_CHECKING:
     from skep_router.link import Link
+    from skep_router.rests import Rest
     from skep_router.thread import Thread
 
 
@@ -26,7 +27,7 @@ class Flow:
 
     __slots__ = (
         "ack", "dst_name", "extra", "frames", "group", "hop", "key", "link", "paused", "plain",
-        "sampled", "tap", "thread", "turn",
+        "rest", "sampled", "tap", "thread", "turn",
     )
 
     def __init__(self, link: Link, key: bytes, hop: Link | None) -> None:
@@ -36,6 +37,7 @@ class Flow:
         self.group: tuple[Link, ...] | None = None  # more than one member, and no thread that would stick
         self.turn = 0
         self.thread: Thread | None = None
+        self.rest: Rest | None = None  # what a policy or an identity had to do with it
         self.tap: bytes | None = None  # canonical ILK + tenant, the head of this flow's turn records
         self.sampled = False
         self.ack = 0
@@ -59,9 +61,9 @@ def install(flow: Flow, evict: Callable[[Flow], None]) -> None:
         evict(table[next(iter(table))])
     table[flow.key] = flow
     for hop in flow.group or ((flow.hop,) if flow.hop is not None else ()):
-        hop.flows_in = _joined(hop.flows_in, flow)
+        hop.flows_in = joined(hop.flows_in, flow)
     if flow.thread is not None:
-        flow.thread.flows = _joined(flow.thread.flows, flow)
+        flow.thread.flows = joined(flow.thread.flows, flow)
 
 
 def drop(flow: Flow) -> None:
@@ -71,10 +73,10 @@ def drop(flow: Flow) -> None:
     flow.link.account.flows -= 1
     flow.link.account.frames += flow.frames
     for hop in flow.group or ((flow.hop,) if flow.hop is not None else ()):
-        hop.flows_in = _without(hop.flows_in, flow)
+        hop.flows_in = without(hop.flows_in, flow)
         _unpaused(hop, flow)
     if flow.thread is not None:
-        flow.thread.flows = _without(flow.thread.flows, flow)
+        flow.thread.flows = without(flow.thread.flows, flow)
 
 
 def _unpaused(hop: Link, flow: Flow) -> None:
@@ -92,7 +94,7 @@ def each(holder: Flow | set[Flow] | None) -> tuple[Flow, ...]:
     return (holder,) if isinstance(holder, Flow) else tuple(holder)
 
 
-def _joined(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow]:
+def joined(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow]:
     """Most hops and threads have one flow, and a set of one costs 216 bytes: a lone flow stands for itself."""
     if holder is None:
         return flow
@@ -102,7 +104,7 @@ def _joined(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow]:
     return holder
 
 
-def _without(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow] | None:
+def without(holder: Flow | set[Flow] | None, flow: Flow) -> Flow | set[Flow] | None:
     if holder is flow:
         return None
     if isinstance(holder, set):

@@ -68,6 +68,8 @@ class Counters:
     tapped: int = 0
     tap_lost: int = 0
     translated: int = 0
+    unsealed: int = 0  # decisions in which an agent's node had no valid seal
+    told: int = 0  # decisions handed to the decision log
 
     def statistics(self) -> dict[str, int]:
         return asdict(self)

@@ -193,7 +193,9 @@ def _joined(core: Core, link: Link) -> None:
     core.hooks.recorder.event(_EVENT_JOINED, link.uuid, link.name, "NATIVE" if link.native else "JSON", "")
     if link.name == core.full_name(TAP_NAME):
         core.taps.attach(core, link)
-        _drop_everything(core)  # flows decided while nobody listened would never be tapped
+        drop_everything(core)  # flows decided while nobody listened would never be tapped
+    core.decisions.joined(core, link)
+    core.drop_resting_on((link.name,))  # a better candidate of theirs is here, or nobody knows yet whose node it is
 
 
 def leave(core: Core, link: Link, reason: CloseReason, now: int, detail: str) -> None:
@@ -211,7 +213,8 @@ def leave(core: Core, link: Link, reason: CloseReason, now: int, detail: str) ->
     link.tail = b""
     if core.taps.link is link:
         core.taps.detach()
-        _drop_everything(core)
+        drop_everything(core)
+    core.decisions.left(link)
     core.hooks.recorder.event(_EVENT_LEFT, link.uuid, link.name, reason.name, detail)
     if not reason.orderly:
         core.hooks.log.closed(link, reason, detail)
@@ -233,7 +236,7 @@ def expire(core: Core, now: int) -> None:
                 _turn_away(core, pending, event)
 
 
-def _drop_everything(core: Core) -> None:
+def drop_everything(core: Core) -> None:
     for link in core.registry:
         for flow in tuple(link.flows.values()):
             core.drop_flow(flow)
@@ -249,8 +252,9 @@ def configure(core: Core, state: ConfigState, now: int) -> None:
     core.hooks.recorder.event(_EVENT_CONFIG, core.uuid, core.name, "CONFIG", f"version {state.version}")
     changed = _rejudge(core, now)
     if before is None:
-        _drop_everything(core)
+        drop_everything(core)
         return
+    core.drop_resting_on(link.name for link in changed)
     touched = affected(before, state)
     for link in tuple(core.registry):
         for flow in tuple(link.flows.values()):

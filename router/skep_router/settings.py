@@ -3,6 +3,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Seals = Literal["off", "warn", "require"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,14 @@ class Settings:
     """How long the loop looks for the next read before it sleeps: about two wake-ups of an idle core."""
     ping_s: float = 30.0
     """Silence after which a native link is asked whether it lives; as long again, and it is closed."""
+    policy_required: bool = False
+    """Without a policy, what a policy would be asked about hears NOT_READY."""
+    identity_required: bool = False
+    """Without identities, a message that names nobody hears NOT_READY."""
+    frontdesk: str = "SY.frontdesk.gov"
+    """Where interlocutors go who are not registered yet, whatever the policy says."""
+    seals: Seals = "off"
+    """What becomes of agents without a valid seal: nothing, a line in the events, no message at all."""
 
     @property
     def full_name(self) -> str:

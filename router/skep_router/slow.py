@@ -28,7 +28,7 @@ from skep.protocol.header import (
 from skep.protocol.json_framing import JsonFramer, decode_body
 from skep.protocol.link import pack_bye, pack_taken
 from skep_router import answers, control, forward
-from skep_router.decide import Refusal, decide, permitted, thread_key
+from skep_router.decide import Refusal, decide, meetings, permitted, thread_key
 from skep_router.fib import broadcast_matches
 from skep_router.flow import Flow
 
@@ -123,14 +123,21 @@ def _miss(core: Core, link: Link, frame: Frame, whole: bytes, now: int) -> Flow 
         if control.is_for_router(core, selector):
             control.query(core, link, frame, selector, whole, now)
             return None
-        decided = decide(core, link, frame.key, selector)
+        decided = decide(core, link, frame.key, selector, frame.trace_id)
         if isinstance(decided, Flow):
-            if "*" not in decided.dst_name:  # any join could change a pattern's answer: it is asked each time
+            if lasting(decided):
                 core.install(decided)
+            else:
+                decided.seal()
             return decided
         refusal = decided
     answers.refuse_frame(core, link, whole, refusal)
     return None
+
+
+def lasting(flow: Flow) -> bool:
+    """Any join could change a pattern's answer, and some policies read the clock: those are asked each time."""
+    return "*" not in flow.dst_name and (flow.rest is None or flow.rest.lasting)
 
 
 def _broadcast(
@@ -141,13 +148,17 @@ def _broadcast(
     if any(frame.trace_id) and not core.broadcasts.first_time(frame.trace_id, now):
         core.counters.loops_suppressed += 1
         return
+    meets = meetings(core, link, frame.key, selector, frame.trace_id)
+    if isinstance(meets, Refusal):
+        answers.refuse_frame(core, link, whole, meets)
+        return
     core.counters.broadcasts += 1
     if frame.thread_seq:
         whole = whole[:THREAD_SEQ_AT] + bytes(8) + whole[DEADLINE_AT:]  # a number that only a thread's home may give
     flow = Flow(link, b"", None)
     flow.sampled = bool(selector.flags)
     for dest in tuple(core.registry):
-        if dest is link or not broadcast_matches(selector.target, dest.name) or core.may_meet(link, dest):
+        if dest is link or not broadcast_matches(selector.target, dest.name) or not meets(dest):
             continue
         piece = whole if dest.native and not flow.sampled else decorate(core, flow, dest, whole, now)
         if piece is None:

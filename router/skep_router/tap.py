@@ -45,12 +45,13 @@ class Tap:
         self.link = None
         self.pending.clear()
 
-    def prefix(self, link: Link, selector: Selector) -> bytes | None:
-        """What stands before the turns of a flow: whose they are. Aliases arrive with identity; until then the
-        canonical ILK is the one the frame names."""
+    def prefix(self, link: Link, ilk: bytes | None, tenant: bytes) -> bytes | None:
+        """What stands before the turns of a flow: whose they are. `ilk` is the canonical one, or what the frame says
+        where the hive has no identity; the frames keep the ILK that spoke. The interlocutor's tenant counts before its
+        channel's."""
         if self.link is None or link is self.link:
             return None
-        return (selector.src_ilk or _ZERO) + (link.tenant or _ZERO)
+        return (ilk or _ZERO) + (tenant if tenant != _ZERO else link.tenant or _ZERO)
 
     def add(self, prefix: bytes, run: bytes | memoryview) -> None:
         pending = self.pending

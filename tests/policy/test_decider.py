@@ -24,6 +24,7 @@ from skep_policy.decider import (
 from skep_policy.decision_cache import DecisionCache
 from skep_policy.documents import Documents, ilk_name
 from skep_policy.manifest import ALLOW, TARGET, Manifest, Reads
+from skep_policy.record import DecisionRecord
 from skep_shm import IlkKind, IlkRecord, Registration
 
 SOURCE, ILK, OTHER, AGENT = b"s" * 16, b"i" * 16, b"o" * 16, b"a" * 16
@@ -109,12 +110,12 @@ def test_what_no_policy_reads_makes_no_second_question() -> None:
     desk = Desk()
     desk.target(action="x", thread=b"h" * 32)
     for facts in (
-        {"ttl": 3}, {"phase": Phase.REQUEST}, {"ack_level": AckLevel.DELIVERED}, {"thread": b"g" * 32}, {"thread": b""},
+        {"ttl": 3}, {"phase": Phase.REQUEST}, {"ack_level": AckLevel.DELIVERED}, {"thread": b"g" * 32},
         {"flags": 1}, {"source": OTHER}, {"name": "IO.other@bee"},
     ):  # fmt: skip
-        desk.target(**{"action": "x", **facts})
+        desk.target(**{"action": "x", "thread": b"h" * 32, **facts})
     assert len(desk.engine.asked) == 1
-    assert desk.target(action="x").hits == 9
+    assert desk.target(action="x", thread=b"i" * 32).hits == 8
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,10 @@ def test_records_have_the_shape_of_opas_decision_log() -> None:
     (record,) = desk.decider.take_records()
     assert record["decision_id"] == decision.id
     assert record["timestamp"] == "2023-11-14T22:13:20.000000001Z"
-    assert (record["path"], record["result"], record["labels"]) == (TARGET, "AI.desk@bee", {"hive": "bee"})
+    assert (record["path"], record["result"], record["labels"]) == (
+        TARGET, "AI.desk@bee", {"hive": "bee", "policy_version": "3"},
+    )  # fmt: skip
+    assert DecisionRecord.from_json(record).revision == (0, 0)
     assert record["metrics"] == {"timer_rego_query_eval_ns": 10_000}
     assert record["trace_id"] == (b"t" * 16).hex()
     assert record["input"]["src"]["ilk"] == ilk_name(ILK)
@@ -267,14 +271,16 @@ def test_records_are_bounded_and_what_is_lost_is_counted() -> None:
     for number in range(RECORDS_MAX + 5):
         desk.target(action=f"a{number}")
     assert desk.decider.records_waiting == RECORDS_MAX
-    assert desk.decider.take_lost() == 5
+    assert desk.decider.take_lost() == desk.decider.lost_ever == 5
     assert desk.decider.take_lost() == 0
     assert len(desk.decider.take_records(10)) == 10
 
 
 def test_a_shadow_reports_and_decides_nothing() -> None:
     desk = Desk()
-    other = FakeEngine(desk.documents.whole(), target=lambda _i, _d: "AI.other@bee", allow=lambda _i, _d: False)
+    other = FakeEngine(
+        desk.documents.whole(), target=lambda _i, _d: "AI.other@bee", allow=lambda _i, _d: False
+    )
     desk.decider.set_shadow(Shadow(other, Manifest(version=4, reads=MANIFEST.reads)))
     assert desk.target().names == ("AI.desk@bee",)
     assert desk.decider.allow(asked(), 1).reason is None

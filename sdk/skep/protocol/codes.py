@@ -112,6 +112,7 @@ class Reason(StrEnum):
     TTL_EXCEEDED = "TTL_EXCEEDED"
     POLICY_DENIED = "POLICY_DENIED"
     POLICY_BUSY = "POLICY_BUSY"
+    SEAL_REQUIRED = "SEAL_REQUIRED"
 
     @property
     def retryable(self) -> bool:
