@@ -32,6 +32,9 @@ RESIDUE = 0x2144DF1C  # CRC-32 of anything followed by its own CRC-32
 TRIES = 64  # a write section is about 1 us; more tries than this means the writer is not running
 
 KNOWN_MAX = 4096  # decoded records that a reader keeps, about 0.6 KiB each
+KNOWN_MAX_LARGE = (
+    512  # of a table of tens of thousands: most reads find nothing kept, and more would not fit in L2
+)
 
 T = TypeVar("T")
 
@@ -85,25 +88,23 @@ Entry = tuple[bytes, T]  # a checked copy and what it means
 
 
 class Reader(Generic[T]):
-    """Reads the records of one table. `entry(slot)` and `match(slot, key)` are the hot paths; `copy(slot)` is what they
-    rest on."""
+    """Reads the records of one table. `entry(slot)` is the hot path, `copy(slot)` what it rests on, `known` what it
+    remembers, up to `known_max`."""
 
-    __slots__ = ("entry", "match", "copy")
+    __slots__ = ("entry", "copy", "known", "known_max")
 
     def __init__(
         self,
         segment: tuple[mmap.mmap, memoryview],
         table: tuple[int, int, int],
         undo: int,
-        key: slice,
         decode: Callable[[int, bytes], T | None],
     ) -> None:
-        """`table` is offset, record size and capacity, `key` says where in a record its key is; `decode(slot, copy)` is
-        None for a record that is not live."""
+        """`table` is offset, record size and capacity; `decode(slot, copy)` is None for a record that is not live."""
+        self.known: dict[int, Entry[T]] = {}
+        self.known_max = KNOWN_MAX if table[2] <= 4 * KNOWN_MAX else KNOWN_MAX_LARGE
         self.copy = _copier(*segment, table, undo)
-        known: dict[int, Entry[T]] = {}
-        self.entry = _remembering(*segment, table, self.copy, decode, known)
-        self.match = _matching(*segment, table, key, self.entry, decode, known)
+        self.entry = _remembering(*segment, table, self.copy, decode, (self.known, self.known_max))
 
 
 def _copier(
@@ -152,7 +153,7 @@ def _remembering(
     table: tuple[int, int, int],
     copy: Callable[[int], bytes | None],
     decode: Callable[[int, bytes], T | None],
-    known: dict[int, Entry[T]],
+    memory: tuple[dict[int, Entry[T]], int],
 ) -> Callable[[int], Entry[T] | None]:
     """Returns `entry(slot)`, which checks and decodes each version once.
 
@@ -160,6 +161,7 @@ def _remembering(
     among those bytes. Comparing 128 bytes costs 0.03 us, their CRC 0.15 us, decoding them 0.6 us.
     """
     base, stride, capacity = table
+    known, known_max = memory
     recall = known.get
 
     def entry(slot: int) -> Entry[T] | None:
@@ -178,51 +180,9 @@ def _remembering(
         if raw is None or value is None:
             known.pop(slot, None)
             return None
-        if len(known) >= KNOWN_MAX:
+        if len(known) >= known_max:
             known.clear()
         found = known[slot] = raw, value
         return found
 
     return entry
-
-
-def _matching(
-    mapping: mmap.mmap,
-    words: memoryview,
-    table: tuple[int, int, int],
-    where: slice,
-    entry: Callable[[int], Entry[T] | None],
-    decode: Callable[[int, bytes], T | None],
-    known: dict[int, Entry[T]],
-) -> Callable[[int, bytes], Entry[T] | bool | None]:
-    """Returns `match(slot, key)`: as `entry(slot)`, but False for a record that seems to have another key.
-
-    That one is not checked, so False is a hint: good enough to look further along the chain, never to answer "not
-    found". In a table of a million records nearly every read is the first of its record; a chain then costs one check
-    and one decoding, not one for each record on the way.
-    """
-    base, stride, capacity = table
-    recall = known.get
-
-    def match(slot: int, key: bytes) -> Entry[T] | bool | None:
-        if not 0 <= slot < capacity:
-            return None
-        start = base + slot * stride
-        sequence = words[start >> 3]
-        raw = mapping[start : start + stride]
-        found = recall(slot)
-        if found is not None and raw == found[0]:
-            return found if raw[where] == key else False
-        if raw[where] != key:
-            return False
-        if sequence & 1 or words[start >> 3] != sequence or crc32(raw) != RESIDUE:
-            return entry(slot)
-        value = decode(slot, raw)
-        if value is None:
-            return entry(slot)
-        if len(known) >= KNOWN_MAX:
-            known.clear()
-        found = known[slot] = raw, value
-        return found
-
-    return match
