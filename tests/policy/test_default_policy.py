@@ -1,4 +1,4 @@
-"""The default policy: formatted, explained, tested in Rego, built to the packaged bytes, the same answer at any size."""
+"""The default policy: formatted, explained, tested in Rego, built to the packaged bytes, one answer at any size."""
 
 from __future__ import annotations
 
