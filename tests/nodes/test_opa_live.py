@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from skep import DeliveryError, Message, Node
+from skep import DeliveryError, Node
 from skep_policy.authority import KEY_PATH, public_key
 from skep_policy.bundle import Bundle, open_bundle
 from skep_shm import PolicyReader, RegionError
@@ -19,7 +19,14 @@ from support.wait import eventually, eventually_async
 
 OWNER = "SY.opa.rules"
 MODULES = {OWNER: "skep_nodes.sy.opa_rules", "SY.config.routes": "skep_nodes.sy.config_routes"}
-RULES = 'package router\n\nimport rego.v1\n\ndefault target := null\n\ntarget := "AI.{name}" if input.meta.action == "x"\n'
+RULES = """package router
+
+default target := null
+
+target := "AI.{name}" if input.meta.action == "x"
+
+default allow := true
+"""
 
 
 def rules(name: str) -> str:

@@ -110,7 +110,7 @@ class OpaDesk:
         warnings = self._put_in_force(new)
         if published:
             self.last_error = ""
-        return Answer(self._ok(request.action, new) | told, published, warnings)
+        return Answer(told | self._ok(request.action, new), published, warnings)
 
     def _worked_out(self, request: Request, built: Built | None) -> Shelf:
         if request.action == "apply":
