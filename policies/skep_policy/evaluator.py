@@ -1,0 +1,232 @@
+"""Decisions of one policy, whatever happens inside it.
+
+Owns two instances of a module: one answers, one stands by with the same data. A policy that runs out of fuel or
+memory, contradicts itself or traps costs its instance; the spare takes its place at once, and a new spare is copied
+from it in a thread. Patches go to both.
+
+Invariants: `decide` answers, always: a fault of the policy is an `Evaluation` with an error. Data are the same in
+both instances. There is one thread at most, and it touches nothing but memory that no evaluation writes. A copy made
+while a patch ran is thrown away and made again, REBUILDS_MAX times, then once in between. Whoever causes a second
+fault before the new spare stands waits for it, and its price says so."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from time import perf_counter_ns
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from skep.protocol.errors import PolicyError
+from skep_policy.documents import Patch
+from skep_policy.instance import Instance
+from skep_policy.limits import FUEL_MAX, REBUILDS_MAX
+from skep_policy.module import Module
+
+__all__ = ["Evaluation", "Evaluator", "Patch"]
+
+ERRORS: Final = ("FUEL", "TRAP", "MEMORY", "CONFLICT", "BUILTIN")
+
+
+class Evaluation(NamedTuple):
+    """What one question came to. `error` is "" or one of ERRORS; `defined` says whether there is a result."""
+
+    result: Any
+    defined: bool
+    error: str
+    detail: str
+    ns: int
+
+
+class Evaluator:
+    """A policy in force. One caller at a time."""
+
+    def __init__(
+        self,
+        module: Module,
+        data: bytes = b"{}",
+        *,
+        fuel: int = FUEL_MAX,
+        roots: Collection[str] | None = None,
+    ) -> None:
+        """`roots`: the data roots that the policy reads, when that is known; others are not loaded. Raises
+        PolicyError."""
+        self._module = module
+        self._fuel = fuel
+        self._roots = None if roots is None else frozenset(roots)
+        self._live = Instance(module, self._wanted(data))
+        self._entrypoints = dict(module.entrypoints)
+        self._patched = 0  # how often; a copy made across a patch is no copy
+        self._spare: Instance | None = None
+        self._builder: _Builder | None = None
+        self._failures = 0
+        self.faults = 0
+        self._build()
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    def decide(self, entrypoint: str, input: bytes, overlay: Sequence[Patch] = ()) -> Evaluation:
+        """Ask `entrypoint` (such as "router/allow"); one that the policy does not have is undefined. `overlay` adds
+        to the data for this question alone: nothing may stand at its paths."""
+        begun = perf_counter_ns()
+        number = self._entrypoints.get(entrypoint)
+        if number is None:
+            return Evaluation(None, False, "", "", perf_counter_ns() - begun)
+        try:
+            if self._builder is not None or overlay or self._live.broken:
+                found = orjson.loads(self._slowly(number, input, overlay))
+            else:
+                found = orjson.loads(self._live.evaluate(number, input, self._fuel))
+            if found:
+                return Evaluation(found[0]["result"], True, "", "", perf_counter_ns() - begun)
+        except PolicyError as error:
+            return self._failed(error.code, error.detail, begun)
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+            return self._failed("TRAP", f"the result is no result set: {error}", begun)
+        return Evaluation(None, False, "", "", perf_counter_ns() - begun)
+
+    def _slowly(self, number: int, input: bytes, overlay: Sequence[Patch]) -> bytes:
+        """An evaluation with something to do around it."""
+        if self._builder is not None:
+            self._adopt()
+        if self._live.broken:  # there was no memory for another one; perhaps there is now
+            self._replace()
+        if not overlay:
+            return self._live.evaluate(number, input, self._fuel)
+        self._patched += 1
+        added = [patch for patch in overlay if patch.value is not None and self._reads(patch)]
+        for path, value in added:
+            self._live.patch(path, value or b"null")
+        text = self._live.evaluate(number, input, self._fuel)
+        for path, _ in added:
+            self._live.remove(path)
+        return text
+
+    def _failed(self, code: str, detail: str, begun: int) -> Evaluation:
+        if code not in ERRORS:
+            code, detail = "TRAP", f"{code}: {detail}"
+        self.faults += 1
+        try:
+            if self._live.broken or code == "TRAP":
+                self._replace()
+        except PolicyError as error:
+            detail = f"{detail}; and there is no instance to go on with: {error}"
+        return Evaluation(None, False, code, detail, perf_counter_ns() - begun)
+
+    # -- changing the data -----------------------------------------------------------------------------------------
+
+    def apply(self, patches: Sequence[Patch]) -> None:
+        """Change the data of both. Raises PolicyError when the answering one could not follow: then it is behind, and
+        its answers are not to be used."""
+        self._patched += 1
+        if self._builder is not None:
+            self._adopt()
+        wanted = [patch for patch in patches if self._reads(patch)]
+        _apply(self._live, wanted)
+        if self._spare is not None:
+            try:
+                _apply(self._spare, wanted)
+            except PolicyError:
+                self._spare.close()
+                self._spare = None
+                self._build()
+
+    def _reads(self, patch: Patch) -> bool:
+        return self._roots is None or patch.path[0] in self._roots
+
+    def _wanted(self, data: bytes) -> bytes:
+        if self._roots is None:
+            return data
+        try:
+            return orjson.dumps(
+                {root: kept for root, kept in orjson.loads(data).items() if root in self._roots}
+            )
+        except (orjson.JSONDecodeError, AttributeError) as error:
+            raise PolicyError("DATA_INVALID", f"a policy's data are one JSON object: {error}") from None
+
+    # -- two instances ---------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Does a spare stand by?"""
+        if self._builder is not None:
+            self._adopt()
+        return self._spare is not None
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(kept.memory_bytes for kept in (self._live, self._spare) if kept is not None)
+
+    @property
+    def data_end(self) -> int:
+        """Where the answering instance's data end."""
+        return self._live.data_end
+
+    def _build(self) -> None:
+        """Begin a spare, in a thread."""
+        self._builder = _Builder(self._live, self._patched)
+        self._builder.start()
+
+    def _adopt(self, wait: bool = False) -> None:
+        """Take the spare that the thread has made, if it has."""
+        builder = self._builder
+        if builder is None or (builder.is_alive() and not wait):
+            return
+        builder.join()
+        self._builder = None
+        if builder.copy is not None and builder.patched == self._patched:
+            self._spare, self._failures = builder.copy, 0
+            return
+        if builder.copy is not None:
+            builder.copy.close()
+        self._failures += 1
+        if self._failures <= REBUILDS_MAX and not wait:
+            self._build()
+        elif builder.copy is not None:
+            self._spare, self._failures = self._live.clone(), 0
+
+    def _replace(self) -> None:
+        """The spare answers from now on. Raises PolicyError when none can be had."""
+        self._adopt(wait=True)
+        old = self._live
+        self._live = old.clone() if self._spare is None else self._spare
+        self._spare = None
+        old.close()
+        self._build()
+
+    def close(self) -> None:
+        if self._builder is not None:
+            self._builder.join()
+            if self._builder.copy is not None:
+                self._builder.copy.close()
+            self._builder = None
+        for kept in (self._live, self._spare):
+            if kept is not None:
+                kept.close()
+        self._spare = None
+        self._entrypoints = {}
+
+
+class _Builder(threading.Thread):
+    """One copy of an instance, made while that one answers."""
+
+    def __init__(self, source: Instance, patched: int) -> None:
+        super().__init__(name="policy-spare", daemon=True)
+        self.patched = patched
+        self.copy: Instance | None = None
+        self._source = source
+
+    def run(self) -> None:
+        try:
+            self.copy = self._source.clone()
+        except (PolicyError, MemoryError):
+            self.copy = None
+
+
+def _apply(instance: Instance, patches: Sequence[Patch]) -> None:
+    for path, value in patches:
+        if value is None:
+            instance.remove(path)
+        else:
+            instance.patch(path, value)
