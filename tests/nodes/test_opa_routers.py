@@ -68,6 +68,16 @@ def test_nonsense_of_a_router_is_no_version() -> None:
     for policy in ({"version": "2"}, {"version": None}, {}):
         assert row_of(MAIN, policy, 2)["status"] == "pending"
     assert row_of(MAIN, {"version": 2, "load_status": 0}, 0)["status"] == "ok"
+    assert row_of(MAIN, {"version": 2, "load_status": 1}, 0)["status"] == "ok", (
+        "it runs one, whatever it refused"
+    )
+
+
+async def test_trouble_that_names_no_version_counts_when_it_lasts() -> None:
+    hive = Hive(main=[runs(1, 1, error="old trouble"), runs(2)], edge=[runs(1, 1, error="new trouble")])
+    found = await collect([MAIN, EDGE], hive.ask, 2, 0.1)
+    assert [row["status"] for row in found.rows] == ["ok", "error"]
+    assert found.failed == ["RT.edge@h"]
 
 
 async def test_a_hive_without_routers_has_nobody_to_wait_for() -> None:

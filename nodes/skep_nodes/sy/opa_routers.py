@@ -19,6 +19,9 @@ from skep_shm.inspect import writer_alive
 ROUTERS_MAX: Final = 64  # asked at once; a hive has a handful
 ASK_S: Final = 1.0  # one question
 PAUSES_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2)  # between questions; the last one repeats
+SETTLE_S: Final = (
+    1.5  # a router that still shows trouble then has it with the new version: it switches within a second
+)
 LOAD_OK, LOAD_ERROR, LOAD_LOADING = 0, 1, 2
 
 Ask = Callable[
@@ -43,7 +46,7 @@ class Collected:
 
     @property
     def failed(self) -> list[str]:
-        return [row["router"] for row in self.rows if row["load_status"] == LOAD_ERROR]
+        return [row["router"] for row in self.rows if row["status"] == "error"]
 
 
 def routers_of(root: Path) -> list[Router]:
@@ -74,8 +77,9 @@ async def _follow(router: Router, ask: Ask, version: int, within_s: float) -> di
     while True:
         left_s = began + within_s - clock()
         policy = _policy_of(await ask(router.name, max(0.01, min(ASK_S, left_s))))
-        row = row_of(router, policy, version, int((clock() - began) * 1000))
-        if row["status"] != "pending" or clock() - began >= within_s:
+        took_s = clock() - began
+        row = row_of(router, policy, version, int(took_s * 1000), settled=took_s >= min(SETTLE_S, within_s))
+        if row["status"] != "pending" or took_s >= within_s:
             return row
         await asyncio.sleep(PAUSES_S[min(turn, len(PAUSES_S) - 1)])
         turn += 1
@@ -86,8 +90,13 @@ def _policy_of(statistics: dict[str, Any] | None) -> dict[str, Any] | None:
     return policy if isinstance(policy, dict) else None
 
 
-def row_of(router: Router, policy: dict[str, Any] | None, version: int, took_ms: int = 0) -> dict[str, Any]:
-    """What an answer says of one router; `version` is the one it should run, 0 for any."""
+def row_of(
+    router: Router, policy: dict[str, Any] | None, version: int, took_ms: int = 0, *, settled: bool = True
+) -> dict[str, Any]:
+    """What an answer says of one router; `version` is the one it should run, 0 for any.
+
+    `settled`: it had its time, so trouble that does not say which version it is about is about this one.
+    """
     facts = policy or {}
     runs, load, error = (
         facts.get("version", 0),
@@ -96,17 +105,13 @@ def row_of(router: Router, policy: dict[str, Any] | None, version: int, took_ms:
     )
     if policy is None:
         status, error = "pending", "it does not answer, or knows of no policy"
-    elif load == LOAD_ERROR and _is_about(facts, version):
+    elif isinstance(runs, int) and runs >= max(version, 1):
+        status = "ok"
+    elif load == LOAD_ERROR and facts.get("refused_version", version if settled else None) == version:
         status = "error"
     else:
-        status = "ok" if isinstance(runs, int) and runs >= version else "pending"
+        status = "pending"
     return {
         "router": router.name, "router_id": str(uuid.UUID(bytes=router.uuid)), "policy_version": runs,
         "load_status": load, "status": status, "took_ms": took_ms, **({"error": str(error)} if error else {}),
     }  # fmt: skip
-
-
-def _is_about(facts: dict[str, Any], version: int) -> bool:
-    """Whether the router's trouble is with this version; one that does not say which is believed."""
-    refused = facts.get("refused_version", version)
-    return bool(refused == version) or not version
