@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from skep_shm.anchor import GENERATION, HEARTBEAT, REVISION, check_anchor
 from skep_shm.config import ConfigReader, body_bytes
 from skep_shm.errors import RegionError
+from skep_shm.index import bucket_of, shift_of
 from skep_shm.layouts import BANK, CHANGE, HEADER, RECORD, State
 from skep_shm.policy import PolicyReader
 from skep_shm.records import RecordsReader
 from skep_shm.region import HIGH_WATER, LIVE, Attachment, check_header
 from skep_shm.segment import Segment
 from skep_shm.seqlock import is_whole
-from skep_shm.table import bucket_of, shift_of
 from skep_shm.table_reader import TableReader
 from skep_shm.words import unseal
 

@@ -233,11 +233,20 @@ def _writer_findings(region: str, header: Header, now_ns: int) -> Iterable[Findi
 
 
 def _names_of(root: Path, region: str) -> set[str]:
-    """The segments that belong to a region as it is now."""
+    """The segments that belong to a region as it is now: the current one, and newer ones that a live writer fills."""
     try:
-        return {f"{hive_prefix(root)}{region}.g{_header_of(root, region).generation}"}
+        header = _header_of(root, region)
     except RegionError:
         return set()
+    name = f"{hive_prefix(root)}{region}.g"
+    newer = segment_names(name) if writer_alive(header) else []
+    return {f"{name}{header.generation}", *(each for each in newer if _number(each) > header.generation)}
+
+
+def _number(name: str) -> int:
+    """The generation in a segment's name; -1 for a name that is not one."""
+    digits = name.rpartition(".g")[2]
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _orphans(root: Path, named: set[str]) -> Iterable[Finding]:

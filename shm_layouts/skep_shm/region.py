@@ -136,11 +136,12 @@ class Owner:
             if name != kept:
                 unlink(name)
 
-    def new_segment(self, shape: Shape, multiplier: bytes = ZERO16) -> Segment:
-        """An empty segment of the next generation, header written, magic not yet. Raises RegionError NO_SPACE."""
+    def new_segment(self, shape: Shape, multiplier: bytes = ZERO16, first: int | None = None) -> Segment:
+        """An empty segment of the next generation, header written, magic not yet; only `first` bytes of it reserved if
+        that is given. Raises RegionError NO_SPACE."""
         generation = self._made + 1
         name = generation_name(self.name, generation)
-        segment = create_segment(name, shape.size_bytes, self._mode, self._group)
+        segment = create_segment(name, shape.size_bytes, self._mode, self._group, first)
         self._made = generation  # one that is never swung to keeps its number: no name is used twice
         segment.mapping[8:HEADER_IDENTITY_BYTES] = self._identity_bytes(shape, generation, multiplier)[8:]
         segment.words[HIGH_WATER] = seal(0)

@@ -78,11 +78,16 @@ class Segment:
             self.fd = -1
 
 
-def create_segment(name: str, size: int, mode: int = MODE_DEFAULT, group: int | None = None) -> Segment:
-    """A new file of `size` zero bytes, all reserved. Raises RegionError NO_SPACE, BUSY (name taken)."""
+def create_segment(
+    name: str, size: int, mode: int = MODE_DEFAULT, group: int | None = None, first: int | None = None
+) -> Segment:
+    """A new file of `size` zero bytes, all reserved, or the `first` of them: then the caller reserves before it writes.
+    Raises RegionError NO_SPACE, BUSY (name taken)."""
     fd = create_file(name, mode, group)
     try:
-        reserve(name, fd, size)
+        reserve(name, fd, size if first is None else first)
+        if first is not None:
+            os.ftruncate(fd, size)
         return Segment(name, fd, writable=True)
     except BaseException:
         os.close(fd)
@@ -105,10 +110,10 @@ def create_file(name: str, mode: int, group: int | None) -> int:
     return fd
 
 
-def reserve(name: str, fd: int, size: int) -> None:
-    """Makes the file `size` bytes long with every page there. Raises RegionError NO_SPACE."""
+def reserve(name: str, fd: int, size: int, start: int = 0) -> None:
+    """Makes sure that `size` bytes from `start` on have their pages. Raises RegionError NO_SPACE."""
     try:
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, start, size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM):
             raise _no_space(name, size) from error

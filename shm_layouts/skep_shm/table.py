@@ -1,19 +1,18 @@
 """A table of checksummed records with a hash index: what all regions are made of whose records have a key.
 
     records   fixed size; text that does not fit goes on in further records of the same table (State.MORE)
-    buckets   one sealed word each: slot + 1 of the first record of the chain, 0 = empty
-    links     one sealed word for each record: slot + 1 of the next in its chain
+    index     from a key to its slot (`index`)
     ring      what changed at which revision
     undo      the last good version of the record being written
 
 Every operation touches one record and a few words, whatever the size of the table. The order of stores makes
 each step harmless to a reader, and to the death of the writer after any of them: a record is whole before a
 chain leads to it, and out of its chain before it is freed. The slot of a removed record keeps its link until
-it is used again, so a reader that stands on it walks on. "Not found" is believed only if the revision stood
-still meanwhile; after a few tries, or when an index word is damaged, the records themselves are searched,
-which cannot miss.
+it is used again, so a reader that stands on it walks on (`table_reader`).
 
-Buckets are chosen by multiply-shift with a random odd 128-bit factor: whoever picks uuids cannot aim at one bucket.
+A small table grows at once, a large one in steps (`growth`): no call takes more than some milliseconds, whatever the
+size. What is O(records) is `restore`, after somebody removed the files, and a burst of long texts that fills the last
+quarter faster than the next segment.
 
 Rejected: open addressing (a removal leaves tombstones, so either look-ups decay or a removal moves others
 under the readers); a copy of the table per change (upstream's way; 10,000 nodes joining copy 10^8 records).
@@ -26,8 +25,10 @@ from struct import Struct
 from zlib import crc32
 
 from skep_shm.errors import RegionCode, RegionError
+from skep_shm.growth import Growth
+from skep_shm.index import EMPTY, IndexWriter, shape_of
 from skep_shm.layout import Layout
-from skep_shm.layouts import HEADER, MORE_OVERHEAD, SLOT_NONE, State
+from skep_shm.layouts import MORE_OVERHEAD, SLOT_NONE, State
 from skep_shm.region import HIGH_WATER, LIVE, Owner, Shape, new_multiplier
 from skep_shm.rescue import Settle
 from skep_shm.ring import RingWriter
@@ -38,23 +39,19 @@ from skep_shm.words import seal
 
 CAPACITY_FIRST = 1024  # records; a small hive fits in 160 KiB
 CAPACITY_MAX = 1 << 23  # of 192 bytes: 1.7 GiB, so that every offset fits in 32 bits
-GROWTH = 4  # few generations on the way up: each costs a copy and a rebuilt index
-RING_ENTRIES = 4096  # a reader that looks once in 10 ms keeps up with 400,000 changes/s
-M128 = (1 << 128) - 1
+GROWTH = 4  # few generations on the way up: each costs a copy and a new index
+CAPACITY_LARGE = (
+    4096  # grown at once it would keep its caller waiting for more than 5 ms: so it grows in steps
+)
+GROWTH_LARGE = 2  # and takes no more memory than it must
 
 Pack = Callable[[int, int, bytes], bytes]
 """`(slot, next, inline text)` to a record's bytes up to its check."""
 
 _U32 = Struct("<I").pack
 _FIRST = (2).to_bytes(8, "little")  # sequence of a record that was written once
-_EMPTY = seal(0)  # end of a chain
 PREFIX = Struct("<QIBxHI")  # sequence, slot, state, text_bytes, next: the same in every table layout
 MORE_STRUCT = Struct("<QIBxHII")
-
-
-def shape_of(layout: Layout, capacity: int) -> Shape:
-    """At least one bucket for each record: a chain has one record, rarely more."""
-    return Shape(capacity, layout.size, 1 << (capacity - 1).bit_length(), RING_ENTRIES, undo=True)
 
 
 def capacity_for(expected: int) -> int:
@@ -69,15 +66,6 @@ def placed(body: bytes) -> Pack:
         return b"".join((body[:8], _U32(slot), body[12:16], _U32(following), body[20:]))
 
     return pack
-
-
-def bucket_of(key: bytes, multiplier: int, shift: int) -> int:
-    """Bucket of a key (its first 16 bytes); `shift` is 128 minus the number of bucket bits."""
-    return ((int.from_bytes(key[:16], "little") * multiplier) & M128) >> shift
-
-
-def shift_of(buckets: int) -> int:
-    return 129 - buckets.bit_length()
 
 
 class TableWriter:
@@ -98,21 +86,19 @@ class TableWriter:
         self._free: list[int] = []
         self._high = 0
         self.live = 0
-        self._use(owner.new_segment(shape_of(layout, capacity), new_multiplier()), capacity)
-        self._seal_index()
+        shape = shape_of(layout, capacity)
+        self._use(owner.new_segment(shape, new_multiplier()), shape)
+        self._index.clear(0, shape.size_bytes)
         self.revision = owner.base_revision
 
-    def _use(self, segment: Segment, capacity: int) -> None:
-        shape = shape_of(self.layout, capacity)
+    def _use(self, segment: Segment, shape: Shape) -> None:
         self._segment = segment
-        self._capacity = capacity
+        self._shape = shape
+        self._capacity = shape.capacity
         self._records = shape.records_offset
-        self._links = shape.links_offset // 8
-        self._buckets = shape.buckets_offset // 8
-        self._bucket_count = shape.buckets
-        self._shift = shift_of(shape.buckets)
-        start = HEADER.offset("hash_multiplier")
-        self._multiplier = int.from_bytes(segment.mapping[start : start + 16], "little")
+        self._index = IndexWriter(segment, shape)
+        self._growth: Growth | None = None
+        self._grow_at = _grow_at(shape.capacity)
         segment.mapping[shape.undo_offset : shape.undo_offset + self.layout.size] = self._free_version(0)
         self._write = Writer(segment.mapping, segment.words, self.layout.size, shape.undo_offset).write
         self._ring = RingWriter(segment.words, shape.ring_offset, shape.ring_entries)
@@ -125,23 +111,15 @@ class TableWriter:
         self.owner.swing(self._segment)
         self.owner.publish(self.revision)
 
-    def _seal_index(self) -> None:
-        """Empty chains; zero would read as damage."""
-        empty = seal(0).to_bytes(8, "little")
-        mapping = self._segment.mapping
-        for word, count in ((self._links, self._capacity), (self._buckets, self._bucket_count)):
-            mapping[word * 8 : (word + count) * 8] = empty * count
-
     # -- what the regions call ------------------------------------------------------------------------------
 
     def load(self, key: bytes, text: bytes, body: bytes) -> None:
         """Adds a record before `start`, or replaces the one with this key: plain stores, and no entry in the ring.
         `body` is the record up to its check, as for slot 0 and with nothing that follows."""
-        words = self._segment.words
-        bucket = self._buckets + bucket_of(key, self._multiplier, self._shift)
+        words, bucket = self._segment.words, self._index.bucket(key)
         head = words[bucket]
         simple = len(text) <= self._inline and self._high < self._capacity
-        if not simple or (head != _EMPTY and self.slot_of(key) is not None):
+        if not simple or (head != EMPTY and self.slot_of(key) is not None):
             self._load_slowly(key, text, body)
             return
         slot = self._high
@@ -149,7 +127,7 @@ class TableWriter:
         start = self._records + slot * self.layout.size
         record = b"".join((_FIRST, _U32(slot), body[12:]))
         self._segment.mapping[start : start + self.layout.size] = record + _U32(crc32(record))
-        words[self._links + slot] = head
+        words[self._index.links + slot] = head
         words[bucket] = seal(slot + 1)
         self.live += 1
 
@@ -169,9 +147,7 @@ class TableWriter:
             self._put(old, pack(old, SLOT_NONE, text))
             self._announce(old, ChangeKind.UPDATED)
             return old
-        slot = self.insert(
-            key, text, pack
-        )  # first the new one: a reader between the two finds one or the other
+        slot = self.insert(key, text, pack)  # first the new one: a reader in between finds one or the other
         self.delete(old)
         return slot
 
@@ -235,17 +211,17 @@ class TableWriter:
 
     def slot_of(self, key: bytes) -> int | None:
         """Where a key is, from the writer's own index: O(1)."""
-        words = self._segment.words
-        slot = (words[self._buckets + bucket_of(key, self._multiplier, self._shift)] >> 16) - 1
+        slot = self._index.first(key)
         while slot >= 0:
             if self.raw(slot)[self._key_start : self._key_end] == key:
                 return slot
-            slot = (words[self._links + slot] >> 16) - 1
+            slot = self._index.after(slot)
         return None
 
     def close(self) -> None:
         """Ends the region. One that was not started yet leaves what a dead writer left, for the next to replace."""
         if self.started:
+            self._abandon_growth()
             self.owner.close()
         elif self._segment.fd >= 0:
             self.owner.discard(self._segment)
@@ -275,6 +251,8 @@ class TableWriter:
         start = self._start(slot)
         fresh = self._segment.words[start >> 3] == 0
         self._write(start, whole, self._free_version(slot) if fresh else None)
+        if self._growth is not None:
+            self._growth.store(slot)
 
     def _free_version(self, slot: int) -> bytes:
         """What a reader is given while a slot's first record is being written."""
@@ -301,67 +279,93 @@ class TableWriter:
         self._ring.write(self.revision, slot, kind)
         self.owner.publish(self.revision)
 
-    # -- the index ------------------------------------------------------------------------------------------
-
     def _chain(self, slot: int, key: bytes) -> None:
-        words = self._segment.words
-        bucket = self._buckets + bucket_of(key, self._multiplier, self._shift)
-        words[self._links + slot] = words[bucket]
-        words[bucket] = seal(slot + 1)
+        self._index.chain(slot, key)
+        if self._growth is not None:
+            self._growth.chain(slot, key)
 
     def _unchain(self, slot: int, key: bytes) -> None:
-        words = self._segment.words
-        place = self._buckets + bucket_of(key, self._multiplier, self._shift)
-        for _ in range(self._capacity):
-            here = (words[place] >> 16) - 1
-            if here == slot:
-                words[place] = words[self._links + slot]
-                return
-            if here < 0:
-                break
-            place = self._links + here
-        raise RegionError(RegionCode.DAMAGED, self.owner.name, f"slot {slot} is not in its chain")
+        self._index.unchain(slot, key)
+        if self._growth is not None:
+            self._growth.unchain(slot, key)
 
     # -- growth ---------------------------------------------------------------------------------------------
 
     def _make_room(self, slots: int) -> None:
+        used = self._high - len(self._free)
+        if used + slots > self._grow_at and self.started:
+            self._advance(slots, used)
         while len(self._free) + self._capacity - self._high < slots:
             self._grow()
 
+    def _advance(self, slots: int, used: int) -> None:
+        """Begins the next segment, or goes on with it. Without room for it the table goes on as it is, and tries again
+        when half of what is free is gone."""
+        try:
+            if self._growth is None:
+                self._growth = self._begin(min(self._capacity * GROWTH_LARGE, CAPACITY_MAX))
+            for _ in range(slots):
+                if self._growth.step(self._high):
+                    self._settle(self._growth, self.owner.swing)
+                    return
+        except RegionError:
+            self._abandon_growth()
+            self._grow_at = used + (self._capacity - used) // 2 + slots
+
+    def _begin(self, capacity: int) -> Growth:
+        key = slice(self._key_start, self._key_end)
+        return Growth(self.owner, self.layout, (self._segment, self._shape), key, capacity)
+
+    def _abandon_growth(self) -> None:
+        if self._growth is not None:
+            self.owner.discard(self._growth.segment)
+            self._growth = None
+
     def _grow(self) -> None:
-        """Moves to a larger segment; slots, sequences, ring and revision stay. O(records), rarely."""
+        """Moves to a larger segment at once: slots, sequences, ring and revision stay. O(records)."""
+        unseen = self._segment
+        settle = self.owner.swing if self.started else lambda _: self.owner.discard(unseen)
+        growth, self._growth = self._growth, None
+        if growth is not None:
+            self._finish(growth, settle)
+            return
         capacity = min(self._capacity * GROWTH, CAPACITY_MAX)
         if capacity == self._capacity:
             raise RegionError(RegionCode.LIMIT, self.owner.name, f"holds {CAPACITY_MAX} records, its limit")
-        unseen = self._segment
-        self._move(capacity, self.owner.swing if self.started else lambda _: self.owner.discard(unseen))
+        self._finish(self._begin(capacity), settle)
 
     def restore(self, settle: Settle) -> None:
         """The same records in a new segment of the same size; see `rescue`."""
-        self._move(self._capacity, settle)
+        self._abandon_growth()
+        self._finish(self._begin(self._capacity), settle)
 
-    def _move(self, capacity: int, settle: Settle) -> None:
-        old, before = self._segment, shape_of(self.layout, self._capacity)
-        segment = self.owner.new_segment(shape_of(self.layout, capacity), new_multiplier())
-        self._use(segment, capacity)
-        after = shape_of(self.layout, capacity)
-        _copy(old, before.records_offset, segment, after.records_offset, self._high * self.layout.size)
-        _copy(old, before.ring_offset, segment, after.ring_offset, before.undo_offset - before.ring_offset)
-        self._seal_index()
-        for slot in range(self._high):
-            start = self._start(slot)
-            raw = segment.mapping[start : start + self.layout.size]
-            if raw[12] == State.LIVE:
-                self._chain(slot, raw[self._key_start : self._key_end])
+    def _finish(self, growth: Growth, settle: Settle) -> None:
+        try:
+            growth.finish(self._high)
+        except BaseException:
+            self.owner.discard(growth.segment)
+            raise
+        self._settle(growth, settle)
+
+    def _settle(self, growth: Growth, settle: Settle) -> None:
+        """Uses the grown segment from now on, unless `settle` raises."""
+        old, before, segment, after = self._segment, self._shape, growth.segment, growth.shape
+        ring = before.undo_offset - before.ring_offset
+        segment.mapping[after.ring_offset : after.ring_offset + ring] = old.mapping[
+            before.ring_offset : before.undo_offset
+        ]
+        self._use(segment, after)
         segment.words[HIGH_WATER] = seal(self._high)
         self._count()
         try:
             settle(segment)
         except BaseException:
-            self._use(old, before.capacity)
+            self._use(old, before)
             self.owner.discard(segment)
             raise
 
 
-def _copy(source: Segment, start: int, target: Segment, target_start: int, size: int) -> None:
-    target.mapping[target_start : target_start + size] = source.mapping[start : start + size]
+def _grow_at(capacity: int) -> int:
+    """How many slots may be in use before the next segment is begun in steps; a small table grows at once instead."""
+    stepwise = CAPACITY_LARGE <= capacity < CAPACITY_MAX
+    return capacity - capacity // 4 if stepwise else SLOT_NONE

@@ -11,13 +11,14 @@ from typing import Generic, TypeVar
 from zlib import crc32
 
 from skep_shm.anchor import GENERATION
+from skep_shm.index import M128, bucket_of, shift_of
 from skep_shm.layout import Layout
 from skep_shm.layouts import MORE, State
 from skep_shm.region import HIGH_WATER, Attachment
 from skep_shm.ring import read_changes
 from skep_shm.segment import Segment
 from skep_shm.seqlock import RESIDUE, Entry, Reader
-from skep_shm.table import M128, MORE_STRUCT, PREFIX, bucket_of, shift_of
+from skep_shm.table import MORE_STRUCT, PREFIX
 from skep_shm.types import Change
 from skep_shm.words import unseal
 

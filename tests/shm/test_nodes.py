@@ -8,8 +8,8 @@ import pytest
 
 from shm.writers import ROUTER, node
 from skep_shm import Change, ChangeKind, NodesReader, NodesWriter, RegionCode, RegionError, nodes_readers
+from skep_shm.index import RING_ENTRIES
 from skep_shm.ring import RingWriter
-from skep_shm.table import RING_ENTRIES
 
 OTHER_ROUTER = bytes(range(16, 32))
 
