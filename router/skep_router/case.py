@@ -56,6 +56,7 @@ class Case:
 
     __slots__ = (
         "core", "dst", "exempt", "key", "keys", "lasting", "link", "selector", "src", "trace", "until_ns", "unreadable",
+        "waiting",
     )
 
     def __init__(self, core: Core, link: Link, key: bytes, selector: Selector, trace: bytes) -> None:
@@ -71,6 +72,7 @@ class Case:
         self.until_ns = 0
         self.lasting = True
         self.unreadable = ""
+        self.waiting = 0  # candidates that are better than where it goes
         self._meet_parties()
 
     def _meet_parties(self) -> None:
@@ -241,8 +243,6 @@ class Case:
                 where = found
                 break
             refused.append((name, found))
-        if len(refused) > WAITING_MAX:
-            self.ends(self.core.now + RETRY_NS)
         self.core.charge_names(self.link, len(refused))
         return where, refused
 
@@ -265,8 +265,11 @@ class Case:
         return kept or next(why for why in obstacles if why is not None)
 
     def _wait_for(self, full: str) -> None:
-        if len(self.keys) < WAITING_MAX + 16:  # besides the few that are no names
+        self.waiting += 1
+        if self.waiting <= WAITING_MAX:
             self.keys.add(full)
+        else:
+            self.ends(self.core.now + RETRY_NS)
 
     def _node_of(self, name: str) -> str:
         """A candidate may be named by its ILK."""
