@@ -328,7 +328,7 @@ async def test_damaged_files_are_named_and_the_last_good_policy_is_in_force(
 
 
 def test_a_key_that_others_can_read_stops_the_start(hive_folder: HiveFolder, owner: dict[str, Child]) -> None:
-    eventually(lambda: in_force(hive_folder), within=20)
+    eventually(lambda: listed(hive_folder), within=20)
     owner[OWNER].stop()
     (hive_folder.root / KEY_PATH).chmod(0o644)
     again = start(hive_folder)

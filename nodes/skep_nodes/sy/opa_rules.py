@@ -218,11 +218,16 @@ def packaged_default() -> Compiled:
 
 
 def _built(rego: str, entrypoint: str, began: float) -> Built | Trouble:
-    """The compiler's work, in a thread: `opa` runs in a child process with limits of its own."""
+    """The compiler's work, in a thread: `opa` runs in a child process with limits of its own.
+
+    So does a trial load, as routers will do it: what they would refuse is refused here, before they hear of it.
+    """
     from skep_policy.compiler import CompileError, compile_policy
+    from skep_policy.module import vet
 
     try:
         compiled = compile_policy(rego, entrypoint=entrypoint)
+        vet(compiled.wasm)
     except CompileError as error:
         return Trouble(error.code, error.detail, error.problems)
     except (PolicyError, OSError) as error:
