@@ -1,4 +1,4 @@
-'''Identity without I/O, its stores, and what publishes it: everything that SY.identity is made of.
+"""Identity without I/O, its stores, and what publishes it: everything that SY.identity is made of.
 
 A request is an `action.Action`: `needs(view)` says which rows it must see, `run(view)` decides and changes them through
 the `view.View`, raising `refusal.Refusal` to leave no trace. `service.Service` collects the actions that wait, loads
@@ -8,8 +8,8 @@ answers each: what was acknowledged is on the disk and visible.
     answer = await service.submit(action)          # dict with "status": "ok" or "error" and "error_code"
 
 **Adding to it.** A package that keeps something beside interlocutors (degrees, modules, seals) writes actions of its
-own and lists their verbs (`verb.Verb`: who may say it, payload → action) in a dict `VERBS`; SY.identity serves the verbs of
-every package that `skep_nodes.sy.identity.EXTENSIONS` names, on the same store, in the same transactions.
+own and lists their verbs (`verb.Verb`: who may say it, payload → action) in a dict `VERBS`; SY.identity serves the
+verbs of every package that `skep_nodes.sy.identity.EXTENSIONS` names, on the same store, in the same transactions.
 
     class Graduate:                                # an Action
         def needs(self, view):
@@ -39,4 +39,4 @@ Modules: `ids`, `records`, `refusal` (words); `tables`, `view`, `action` (how ro
 `people`, `merging`, `tenants`, `reading`, `expiry`, `graduations`, `documents` (what can be done); `fields`, `verb`,
 `verbs`, `callers` (who may ask for what); `store`, `sqlite`, `postgres` (where rows are); `service` (groups),
 `publisher` (regions), `first_start` and `transfer` (files).
-'''
+"""

@@ -65,7 +65,9 @@ def publish(view: View, kind: str, name: str, version: int, body: bytes, actor: 
     old = next((each for each in known if each.key == key), None)
     if old is not None:
         if old.body != body:
-            raise Refusal(Code.IMMUTABLE, f"{kind} {name} version {version} has another text; give it a new version")
+            raise Refusal(
+                Code.IMMUTABLE, f"{kind} {name} version {version} has another text; give it a new version"
+            )
         return old
     if len(known) >= VERSIONS_MAX or len(body) > BODY_BYTES_MAX:
         limit = f"at most {VERSIONS_MAX} versions of {BODY_BYTES_MAX} bytes"

@@ -17,7 +17,12 @@ ILK, TENANT, CHANNEL = "ilk:", "tnt:", "ich:"
 
 def new_id() -> bytes:
     """A random uuid (version 4)."""
-    data = bytearray(os.urandom(16))
+    return as_version_4(os.urandom(16))
+
+
+def as_version_4(random: bytes) -> bytes:
+    """Sixteen bytes with the marks of a uuid of version 4."""
+    data = bytearray(random)
     data[6] = data[6] & 0x0F | 0x40
     data[8] = data[8] & 0x3F | 0x80
     return bytes(data)

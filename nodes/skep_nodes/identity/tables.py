@@ -54,6 +54,7 @@ class Table:
     forms: tuple[Form, ...]
     columns: tuple[str, ...]
     indexes: tuple[str, ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()  # index column → what else its partial index covers
     resident: bool = False  # few rows, all of them kept in memory
     append_only: bool = False
 
@@ -89,6 +90,10 @@ class Table:
         readers: dict[Form, Callable[[str], Any]] = {Form.WORDS: _words, Form.OBJECT: json.loads}
         return tuple((at, readers[form]) for at, form in enumerate(self.forms) if form in readers)
 
+    def condition(self, column: str) -> str:
+        """What a query by this column has to say besides, so that a partial index serves it."""
+        return f" AND {dict(self.terms)[column]}" if column in dict(self.terms) else ""
+
     def pack(self, record: Any) -> list[Any]:
         """The row of a record, its check included."""
         row = list(self._values(record))
@@ -123,7 +128,7 @@ def _words(text: str) -> tuple[str, ...]:
 _FORMS = {"B": Form.BYTES, "T": Form.TEXT, "I": Form.INT, "W": Form.WORDS, "O": Form.OBJECT}
 
 
-def _table(name: str, record: type[Any], forms: str, columns: str, indexes: str = "", **more: bool) -> Table:
+def _table(name: str, record: type[Any], forms: str, columns: str, indexes: str = "", **more: Any) -> Table:
     return Table(
         name, record, tuple(_FORMS[each] for each in forms), tuple(columns.split()), tuple(indexes.split()), **more
     )  # fmt: skip
@@ -140,6 +145,8 @@ ILKS = _table(
     " canonical_ilk_id alias_expires_at seal_status seal_expires_at degrees registered_by created_at updated_at"
     " deleted_at",
     "email node_name canonical_ilk_id",
+    terms=(("email", "live = 1 AND email <> ''"), ("node_name", "live = 1 AND node_name <> ''"),
+           ("canonical_ilk_id", "live = 0")),
 )  # fmt: skip
 CHANNELS = _table(
     "identity_ichs", records.Channel, "BBBTTBII",
@@ -160,7 +167,11 @@ DOCUMENTS = _table(
     "document_key kind name version series body created_by created_at deprecated_at", "series kind",
 )  # fmt: skip
 WORDS = _table(
-    "identity_vocabulary", records.Word, "TTTII", "tag category description created_at deprecated_at", resident=True
+    "identity_vocabulary",
+    records.Word,
+    "TTTII",
+    "tag category description created_at deprecated_at",
+    resident=True,
 )
 FACTS = _table("identity_facts", records.Fact, "TT", "name value", resident=True)
 AUDIT = _table(

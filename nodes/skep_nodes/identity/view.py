@@ -12,13 +12,15 @@ able to go back); deciding by SQL (two dialects, and no test without a server).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from skep_nodes.identity import tables
+from skep_nodes.identity.counting import Counts
 from skep_nodes.identity.records import Channel, Document, Fact, Graduation, Ilk, Tenant
 from skep_nodes.identity.tables import Table
 
-R = TypeVar("R")
+AFTER: Final = ">"
+"""As an Ask's column: the first rows whose keys come after; its value is (key, how many)."""
 
 
 class Ask(NamedTuple):
@@ -79,8 +81,12 @@ class Change(NamedTuple):
 class View:
     """Loaded rows, what was changed in them, and how to go back."""
 
-    def __init__(self, resident: dict[str, Shelf], now_ms: int, new_id: Callable[[], bytes]) -> None:
-        self.now_ms, self.new_id = now_ms, new_id
+    START: Final = (0, 0)
+
+    def __init__(
+        self, resident: dict[str, Shelf], counts: Counts, now_ms: int, new_id: Callable[[], bytes]
+    ) -> None:
+        self.counts, self.now_ms, self.new_id = counts, now_ms, new_id
         self._shelves = {
             table.name: resident[table.name] if table.resident else Shelf(table) for table in tables.ALL
         }
@@ -93,7 +99,9 @@ class View:
 
     def unknown(self, asks: Iterable[Ask]) -> set[Ask]:
         """What of these has to be read first."""
-        return {ask for ask in asks if not ask.table.resident and (ask.table.name, *ask[1:]) not in self._known}
+        return {
+            ask for ask in asks if not ask.table.resident and (ask.table.name, *ask[1:]) not in self._known
+        }
 
     def load(self, asks: Iterable[Ask], rows: Iterable[tuple[Table, Any]]) -> None:
         """Take in what was read; a row that was changed meanwhile keeps its change."""
@@ -103,10 +111,6 @@ class View:
             if (table.name, key) not in self._before and key not in shelf.rows:
                 shelf.put(record)
         self._known.update((ask.table.name, *ask[1:]) for ask in asks)
-
-    def drop_damaged(self, table: Table, key: Any) -> None:
-        """A row that must not be served counts as not there."""
-        self._shelves[table.name].remove(key)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -119,6 +123,13 @@ class View:
         """The rows with this value."""
         self._loaded(table, column, value)
         return self._shelves[table.name].find(column, value)
+
+    def page(self, ask: Ask) -> list[Any]:
+        """The rows of an AFTER, in the order of their keys."""
+        after, limit = ask.value
+        self._loaded(ask.table, AFTER, ask.value)
+        rows = self._shelves[ask.table.name].rows
+        return [rows[key] for key in sorted(rows) if key > after][:limit]
 
     def all(self, table: Table) -> Iterator[Any]:
         """Every row of a resident table."""
@@ -166,6 +177,7 @@ class View:
     def _note(self, table: Table, key: Any, record: Any) -> None:
         shelf = self._shelves[table.name]
         old = shelf.remove(key) if record is None else shelf.put(record)
+        self.counts.moved(table, old, record)
         self._undo.append((shelf, key, old))
         self._before.setdefault((table.name, key), old)
 
@@ -184,6 +196,7 @@ class View:
         changes, entries = mark
         while len(self._undo) > changes:
             shelf, key, old = self._undo.pop()
+            self.counts.moved(shelf.table, shelf.get(key), old)
             if old is None:
                 shelf.remove(key)
             else:

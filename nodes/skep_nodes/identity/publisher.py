@@ -1,0 +1,197 @@
+"""The regions ilks, tenants and channels: the image of the database that routers and channels read.
+
+Nothing that says who somebody is stands in them: no name, and of an address only a keyed hash, whose key is the file
+`state/identity/channel.key` (0640: the group that may read it may look channels up). A merged interlocutor is an alias
+until it expires, then it is gone.
+
+A record that the region refuses (no memory) is remembered and tried again with each heartbeat; what was acknowledged is
+in the database, and a start fills the regions anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from skep_nodes.identity import limits
+from skep_nodes.identity.records import Channel, Ilk, Tenant
+from skep_nodes.identity.store import Fetched, Store
+from skep_nodes.identity.tables import CHANNELS, ILKS, TENANTS, Table
+from skep_nodes.identity.view import Change
+from skep_shm import (
+    ChannelRecord,
+    ChannelsWriter,
+    IlkKind,
+    IlkRecord,
+    IlksWriter,
+    RegionError,
+    Registration,
+    SealStatus,
+    Subtype,
+    TenantRecord,
+    TenantStatus,
+    TenantsWriter,
+    channel_key,
+)
+
+KEY_FILE: Final = "channel.key"
+KEY_BYTES: Final = 32
+FAILED_MAX: Final = limits.WAITING_MAX
+MODE: Final = 0o640
+
+_KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
+_REGISTRATIONS, _STATUSES = tuple(Registration), tuple(TenantStatus)
+
+
+def read_key(path: Path, group: int | None = None) -> bytes:
+    """The key of channel hashes; made once, readable by the group that may look channels up. Raises OSError."""
+    if path.exists():
+        key = bytes.fromhex(path.read_text().strip())
+        if len(key) != KEY_BYTES:
+            raise ValueError(
+                f"{path} holds {len(key)} bytes, {KEY_BYTES} are needed; remove it to get a new one"
+            )
+        return key
+    key = secrets.token_bytes(KEY_BYTES)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+    try:
+        os.fchmod(fd, MODE)
+        if group is not None:
+            os.fchown(fd, -1, group)
+        os.write(fd, key.hex().encode() + b"\n")
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return key
+
+
+def ilk_record(ilk: Ilk) -> IlkRecord | None:
+    """What readers see of an interlocutor; None for nothing."""
+    if ilk.deleted_at_ms:
+        return None
+    return IlkRecord(
+        ilk.ilk, _KINDS[ilk.kind], _SUBTYPES[ilk.subtype], _REGISTRATIONS[ilk.registration], _SEALS[ilk.seal],
+        ilk.tenant, ilk.canonical, ilk.alias_until_ms, ilk.seal_until_ms, ilk.node_name, ilk.roles, ilk.capabilities,
+        ilk.degrees,
+    )  # fmt: skip
+
+
+def tenant_record(tenant: Tenant) -> TenantRecord:
+    return TenantRecord(tenant.tenant, _STATUSES[tenant.status])
+
+
+def _silent(text: str) -> None:
+    """For those who want no warnings."""
+
+
+class Regions:
+    """The three writers."""
+
+    def __init__(
+        self, root: Path, hive: str, key: bytes, *, group: int | None = None, warn: Callable[[str], None] = _silent
+    ) -> None:  # fmt: skip
+        self._key, self._warn = key, warn
+        self._place: Callable[[type[Any]], Any] = lambda writer: writer.create(
+            root, hive, mode=MODE, group=group
+        )
+        self.tenants: TenantsWriter = self._place(TenantsWriter)
+        self.ilks: IlksWriter = self._place(IlksWriter)
+        self.channels: ChannelsWriter = self._place(ChannelsWriter)
+        self._failed: dict[tuple[str, Any], Change] = {}
+        self.published: Callable[[], None] = lambda: None  # told after each change, to ring the doorbells
+
+    async def fill(self, store: Store, tenants: Iterable[Tenant]) -> None:
+        """Show the whole database, piece by piece. Channels first: who finds one then finds its owner."""
+        await _filled(self.channels.fill, store, CHANNELS, self._channel)
+        await _filled(self.ilks.fill, store, ILKS, ilk_record)
+        self.tenants.fill(map(tenant_record, tenants))
+
+    def _channel(self, channel: Channel) -> ChannelRecord:
+        key = channel_key(self._key, channel.kind, channel.address, channel.tenant)
+        return ChannelRecord(key, channel.ilk, channel.tenant, channel.kind)
+
+    def publish(self, changes: Iterable[Change]) -> None:
+        """See `service.Publisher`."""
+        shown = False
+        for change in changes:
+            if change.table in (ILKS, TENANTS, CHANNELS):
+                self._try(change)
+                shown = True
+        if shown:
+            self.published()
+
+    def _try(self, change: Change) -> None:
+        place = change.table.name, change.key
+        try:
+            self._show(change)
+        except (RegionError, ValueError) as error:
+            if len(self._failed) < FAILED_MAX:
+                self._failed[place] = change
+            self._warn(f"WARNING a change is not visible yet: {error}")
+        else:
+            self._failed.pop(place, None)
+
+    def _show(self, change: Change) -> None:
+        if change.table is TENANTS:
+            self.tenants.put(tenant_record(change.record))
+        elif change.table is ILKS:
+            record = ilk_record(change.record)
+            if record is None:
+                self.ilks.remove(change.key)
+            else:
+                self.ilks.put(record)
+        else:
+            self._show_channel(change.before, change.record)
+
+    def _show_channel(self, before: Channel | None, after: Channel | None) -> None:
+        old = self._channel(before) if before is not None else None
+        new = self._channel(after) if after is not None else None
+        if new is not None:
+            self.channels.put(new)
+        if old is not None and (new is None or old.key != new.key):
+            self.channels.remove(old.key)
+
+    def heartbeat(self, now_ns: int) -> None:
+        """Signs of life, and another try for what could not be shown."""
+        for writer in self._writers():
+            writer.heartbeat(now_ns)
+        for change in list(self._failed.values()):
+            self._try(change)
+
+    @property
+    def unpublished(self) -> int:
+        return len(self._failed)
+
+    def statistics(self) -> dict[str, Any]:
+        names = ("tenants", "ilks", "channels")
+        return {name: writer.statistics() for name, writer in zip(names, self._writers(), strict=True)}
+
+    def _writers(self) -> Iterator[Any]:
+        yield from (self.tenants, self.ilks, self.channels)
+
+    def close(self) -> None:
+        """End the regions."""
+        for writer in self._writers():
+            writer.close()
+
+
+async def _filled(
+    fill: Callable[[Iterator[Any]], object], store: Store, table: Table, make: Callable[[Any], Any]
+) -> None:
+    """Fill a region from a table. The region takes an iterator and the store gives pieces when it is awaited, so the
+    region is written on another thread, which asks this one for the next piece: no table is ever in memory whole."""
+    loop, pieces = asyncio.get_running_loop(), store.scan(table)
+
+    async def following() -> Fetched | None:
+        return await anext(pieces, None)
+
+    def records() -> Iterator[Any]:
+        while (piece := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+            yield from filter(None, (make(record) for _, record in piece.rows))
+
+    await asyncio.to_thread(fill, records())
