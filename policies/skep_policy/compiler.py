@@ -232,6 +232,7 @@ def _manifest(
 def reads_of(rules: Sequence[Rule], package: tuple[str, ...]) -> Reads:
     """What these rules read, besides one another. A path whose root is no constant may be any root."""
     roots: set[str] = set()
+    read: set[str] = set()
     source = False
     for reference in (reference for rule in rules for reference in rule.references):
         first, second, third = (*reference.path, None, None)[:3]
@@ -239,6 +240,15 @@ def reads_of(rules: Sequence[Rule], package: tuple[str, ...]) -> Reads:
             continue
         if first == "data":
             roots.update(DATA_ROOTS if second is None else [second])
-        elif second in (None, "routing") and third in (None, "src", "src_l2_name"):
+            continue
+        read.add(".".join(part for part in (second, third if second else None) if part))
+        if second in (None, "routing") and third in (None, "src", "src_l2_name"):
             source = True
-    return Reads(tuple(sorted(roots)), source)
+    return Reads(tuple(sorted(roots)), source, _without_parts(read))
+
+
+def _without_parts(read: set[str]) -> tuple[str, ...]:
+    """Without the paths that a shorter one includes."""
+    if "" in read:
+        return ("",)
+    return tuple(sorted(path for path in read if "." not in path or path.partition(".")[0] not in read))

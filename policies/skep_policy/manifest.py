@@ -29,11 +29,15 @@ _SCHEMA: Final = "skep.policy/1"
 class Reads:
     """What one entry point's answer depends on, besides the selector and the two interlocutors.
 
-    `data`: roots under `data.`, sorted. `source`: it reads `input.routing.src` or `.src_l2_name`.
+    `data`: roots under `data.`, sorted. `source`: it reads `input.routing.src` or `.src_l2_name`. `input`: what it
+    reads of the input, such as "meta.action", "src.tenant"; "src" is all of `input.src`, "" all of the input. Of a
+    record it mostly reads three members of thirteen, and the others need not be written and parsed: that is a third
+    of what a cheap decision costs.
     """
 
     data: tuple[str, ...] = DATA_ROOTS
     source: bool = True
+    input: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +95,12 @@ def _document(data: bytes) -> dict[str, Any]:
 def _reads(name: str, value: Any) -> Reads:
     if not isinstance(value, dict):
         raise _invalid(f"reads of {name} is no object")
-    roots = value.get("data")
+    roots, read = value.get("data"), value.get("input", [""])
     if not isinstance(roots, list) or not all(isinstance(root, str) and root for root in roots):
         raise _invalid(f"reads of {name}: data is no list of names")
-    return Reads(tuple(sorted(set(roots))), value.get("source") is not False)
+    if not isinstance(read, list) or not all(isinstance(each, str) for each in read):
+        raise _invalid(f"reads of {name}: input is no list of names")
+    return Reads(tuple(sorted(set(roots))), value.get("source") is not False, tuple(sorted(set(read))))
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -47,7 +47,10 @@ def test_a_policy_becomes_wasm_and_a_manifest() -> None:
     facts = made.manifest
     assert (facts.rego_version, facts.entrypoint, facts.opa_version) == ("v1", TARGET, "1.22.2")
     assert (facts.version, facts.hive, facts.compiled_at_ms) == (0, "", 0)
-    assert facts.reads == {ALLOW: Reads(("identity",), False), TARGET: Reads(("identity",), False)}
+    assert facts.reads == {
+        ALLOW: Reads(("identity",), False, ("meta.action", "meta.src_ilk")),
+        TARGET: Reads(("identity",), False, ("meta.context",)),
+    }
 
 
 def test_the_older_syntax_compiles_to_the_same_decisions() -> None:
@@ -160,7 +163,33 @@ READS = [
 @pytest.mark.parametrize(("rule", "expected"), READS)
 def test_a_manifest_names_all_that_an_entry_point_reads(rule: str, expected: Reads, tmp_path: Path) -> None:
     policy = parsed(rules(rule), tmp_path)
-    assert reads_of(policy.reached_from(ALLOW), policy.package) == expected
+    found = reads_of(policy.reached_from(ALLOW), policy.package)
+    assert (found.data, found.source) == (expected.data, expected.source)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ('allow if input.src.type == "x"', ("src.type",)),
+        (
+            "allow if { input.src.type; input.src.tenant; input.meta.msg }",
+            ("meta.msg", "src.tenant", "src.type"),
+        ),
+        ("allow if input.meta.context.deep.x", ("meta.context",)),
+        ("allow if { input.src.type; f(input.src) }\nf(x) if x", ("src",)),
+        ("allow if input.src[input.meta.msg]", ("meta.msg", "src")),
+        ("allow if { x := input; x.src }", ("",)),
+        ("allow if input[input.meta.msg]", ("",)),
+        ("import input.src as who\nallow if who.type", ("src.type",)),
+        ("allow if object.get(input.src, input.meta.msg, 3)", ("meta.msg", "src")),
+        ("allow if 1 == 1", ()),
+    ],
+)
+def test_a_manifest_names_the_members_of_the_input(
+    rule: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    policy = parsed(rules(rule), tmp_path)
+    assert reads_of(policy.reached_from(ALLOW), policy.package).input == expected
 
 
 @pytest.mark.parametrize("rule", [rule for rule, _ in READS])

@@ -92,3 +92,11 @@ def test_its_numbers_are_those_in_force() -> None:
     assert f"{opa.RUN_S_MAX:.0f} s" in TEXT
     assert f"{opa.MEMORY_BYTES_MAX >> 30} GiB" in TEXT
     assert f"more than {DEPTH_MAX} brackets" in TEXT
+
+
+@pytest.mark.needs("opa")
+def test_its_manifest_is_that_of_its_first_policy() -> None:
+    shown = json.loads(next(block.text for block in noted("json") if "manifest" in block.note))
+    made = json.loads(compile_policy(noted("name")[0].text, opa=Path(need("opa"))).manifest.to_json())
+    assert shown["reads"]["router/target"] == made["reads"]["router/target"]
+    assert shown["cacheable"]["router/target"] == made["cacheable"]["router/target"]

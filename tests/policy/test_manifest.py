@@ -17,9 +17,8 @@ TARGET = "router/target"
 SOME = Manifest(
     3, "h", TARGET, {TARGET: Reads(("agents",), False)}, {TARGET: True}, "a", "b", "1.22.2", 7, "v0"
 )
-reads = st.builds(
-    Reads, st.sets(st.text(min_size=1, max_size=9)).map(lambda each: tuple(sorted(each))), st.booleans()
-)
+names = st.sets(st.text(min_size=1, max_size=9)).map(lambda each: tuple(sorted(each)))
+reads = st.builds(Reads, names, st.booleans(), names)
 text, number = st.text(max_size=9), st.integers(0, 1 << 63)
 manifests = st.builds(
     Manifest, number, text, text, st.dictionaries(text, reads, max_size=3),
@@ -54,7 +53,8 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
     [
         {"schema": "skep.policy/2"}, {"version": -1}, {"version": True}, {"version": "3"}, {"hive": None},
         {"reads": []}, {"reads": {"x": 3}}, {"reads": {"x": {"data": "agents"}}}, {"reads": {"x": {"data": [""]}}},
-        {"reads": {"x": {}}}, {"cacheable": 3}, {"wasm_sha256": 3}, {"entrypoint": ["x"]}, {"compiled_at_ms": 1.5},
+        {"reads": {"x": {}}}, {"reads": {"x": {"data": [], "input": [3]}}},
+        {"cacheable": 3}, {"wasm_sha256": 3}, {"entrypoint": ["x"]}, {"compiled_at_ms": 1.5},
     ],
 )  # fmt: skip
 def test_a_damaged_one_is_refused(change: dict[str, Any]) -> None:
@@ -72,7 +72,8 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
 def test_silence_about_reads_means_everything() -> None:
     document = json.loads(SOME.to_json())
     document["reads"]["router/target"].pop("source")
+    document["reads"]["router/target"].pop("input")
     document["cacheable"]["router/target"] = 1
     read = Manifest.from_json(json.dumps(document).encode())
-    assert read.reads["router/target"].source is True
+    assert read.reads["router/target"] == Reads(("agents",), True, ("",))
     assert read.cacheable["router/target"] is False

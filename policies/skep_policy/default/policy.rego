@@ -20,7 +20,7 @@ target := [front_desk] if {
 	stranger
 } else := [input.meta.target] if {
 	named_node
-} else := [entry[2] | some entry in sort(agents | people)]
+} else := [entry[2] | some entry in sort(array.concat(agents, people))]
 
 # METADATA
 # title: The front desk
@@ -40,13 +40,13 @@ stranger if input.src.registration_status == "temporary"
 stranger if {
 	data.config.identity == true
 	input.meta.src_ilk != ""
-	not known(input.src)
+	not known
 }
 
 # METADATA
-# title: A record that is there
+# title: The speaker has a record
 # scope: document
-known(record) if is_object(record)
+known if is_string(input.src.type)
 
 # METADATA
 # title: The sender names a node
@@ -65,13 +65,14 @@ neutral := "tnt:00000000-0000-0000-0000-000000000000"
 
 # METADATA
 # title: Tenants whose agents may answer
-# description: The sender's own first, then none.
+# description: The sender's own first, unless it is shut, then none.
 # scope: document
 default homes := ["tnt:00000000-0000-0000-0000-000000000000"]
 
 homes := [input.src.tenant, neutral] if {
 	is_string(input.src.tenant)
 	input.src.tenant != neutral
+	not shut(input.src.tenant_status)
 }
 
 # METADATA
@@ -103,30 +104,33 @@ look_up := [required[0]] if count(required) > 0
 # title: Agents that may answer
 # description: Each as [level, home, node], which sorts as they are tried.
 # scope: document
-agents contains [rank, home, agent.handler_node] if {
+agents := [[rank, home, agent.handler_node] |
 	some home, tenant in homes
 	some tag in look_up
 	some ilk in data.tenant[tenant].capability[tag]
 	agent := data.agents[ilk]
 	agent.type == "agent"
-	ready(agent)
-	can_all(agent)
+	agent.registration_status == "complete"
+	agent.sealed in seals
+	agent.handler_node != ""
+	not lacks(agent)
 	rank := level(agent)
 	rank >= lowest
-}
+]
 
 # METADATA
 # title: People that may answer
 # description: Operators of the house with the capability "human_handover", after all agents.
 # scope: document
-people contains [2, home, person.handler_node] if {
+people := [[2, home, person.handler_node] |
 	some home, tenant in homes
 	some ilk in data.tenant[tenant].capability.human_handover
 	person := data.agents[ilk]
 	person.type == "human"
 	person.human_subtype == "internal"
-	ready(person)
-}
+	person.registration_status == "complete"
+	person.handler_node != ""
+]
 
 # METADATA
 # title: Ready to answer
@@ -135,50 +139,52 @@ people contains [2, home, person.handler_node] if {
 ready(record) if {
 	record.registration_status == "complete"
 	record.handler_node != ""
-	not shut(record)
-	trained(record)
+	record.sealed in seals
+	not shut(record.tenant_status)
+}
+
+ready(record) if {
+	record.type != "agent"
+	record.registration_status == "complete"
+	record.handler_node != ""
+	not shut(record.tenant_status)
 }
 
 # METADATA
-# title: Trained
-# description: Agents need a valid seal, unless the hive's configuration says that seals are not required.
+# title: Seals that agents may have
+# description: A valid one, unless the hive's configuration says that seals are not required.
 # scope: document
-trained(record) if record.sealed
+default seals := {true}
 
-trained(record) if record.type != "agent"
-
-trained(_) if data.config.seals in {"off", "warn"}
+seals := {true, false} if data.config.seals in {"off", "warn"}
 
 # METADATA
-# title: All that is asked for
-# description: One capability has been looked up already.
+# title: Lacks something
+# description: The first capability that is asked for has been looked up already.
 # scope: document
-can_all(_) if count(required) < 2
-
-can_all(agent) if {
-	count(required) > 1
-	every tag in required {
-		tag in agent.capabilities
-	}
+lacks(agent) if {
+	some tag in others
+	not tag in agent.capabilities
 }
+
+# METADATA
+# title: The other capabilities that are asked for
+# scope: document
+default others := []
+
+others := array.slice(required, 1, count(required)) if count(required) > 1
 
 # METADATA
 # title: Level
-# description: 0 agents, 1 senior agents, 2 people.
+# description: 0 agents, 1 senior agents by role or by degree, 2 people.
 # scope: document
 level(record) := 2 if {
 	record.type == "human"
 } else := 1 if {
-	senior(record)
+	"senior" in record.roles
+} else := 1 if {
+	"senior" in record.degrees
 } else := 0
-
-# METADATA
-# title: Senior
-# description: By role or by degree.
-# scope: document
-senior(record) if "senior" in record.roles
-
-senior(record) if "senior" in record.degrees
 
 # METADATA
 # title: The lowest level that may answer
@@ -249,9 +255,9 @@ trusted if {
 # title: Blocked
 # description: Whatever it is about.
 # scope: document
-blocked if shut(input.src)
+blocked if shut(input.src.tenant_status)
 
-blocked if shut(input.dst)
+blocked if shut(input.dst.tenant_status)
 
 blocked if {
 	stranger
@@ -260,9 +266,9 @@ blocked if {
 
 # METADATA
 # title: Shut
-# description: The party's tenant waits for approval or is suspended.
+# description: The status of a tenant that waits for approval or is suspended.
 # scope: document
-shut(record) if record.tenant_status in {"pending", "suspended"}
+shut(status) if status in {"pending", "suspended"}
 
 # METADATA
 # title: To the front desk

@@ -93,6 +93,7 @@ test_without_a_wish_the_general_agents_answer if {
 
 test_a_target_is_a_node_or_a_capability if {
 	asked({"target": "AI.two@h"}, customer, {}) == ["AI.two@h"]
+	asked({"target": "IO.desk@h"}, customer, {}) == ["IO.desk@h"]
 	asked({"target": "spanish"}, customer, {}) == ["AI.two@h", "IO.desk@h"]
 	asked({"target": "AI.other@h"}, customer, {}) == ["IO.desk@h"]
 	asked({"target": "AI.partial@h"}, customer, {}) == ["IO.desk@h"]
@@ -124,10 +125,15 @@ test_seals_are_asked_for_unless_the_hive_says_otherwise if {
 
 test_agents_of_a_suspended_tenant_do_not_answer if {
 	suspended := {ilk: object.union(agent, {"tenant_status": "suspended"}) | some ilk, agent in agents}
-	answer := router.target with input as {"meta": needs("billing"), "src": customer}
+	answer := router.target with input as {"meta": needs("billing"), "src": object.union(customer, {"tenant_status": "suspended"})}
 		with data.agents as suspended
 		with data.tenant as tenants
-	answer == []
+	answer == ["AI.anybody@h"]
+	named := router.target with input as {"meta": {"target": "AI.one@h"}, "src": customer}
+		with data.agents as suspended
+		with data.tenant as tenants
+		with data.node as nodes
+	named == ["IO.desk@h"]
 }
 
 test_without_any_data_nobody_answers if {
