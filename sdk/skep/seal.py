@@ -44,7 +44,7 @@ RING_BYTES_MAX: Final = 1 << 20
 MODULE_BYTES_MAX: Final = 65536
 """One module's text: thirty pages, and small enough to travel in one frame."""
 MODULES_MAX: Final = 64
-CAPABILITIES_MAX: Final = 64
+CAPABILITIES_MAX: Final = 48
 PROMPT_BYTES_MAX: Final = 1 << 20
 """All texts of one degree."""
 KEYS_MAX: Final = 64

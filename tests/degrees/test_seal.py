@@ -37,7 +37,7 @@ def ten_kilobytes(school: School) -> School:
         text = f"Rule {number}. " + "Answer in the customer's own language, and say only what the texts say. " * 14
         school.publish(f"part-{number}", "1.0.0", text)
         names.append(f"part-{number}@1.0.0")
-    school.graduate(school.degree(*names, capabilities=("answers", "speaks:es")))
+    school.graduate(school.degree(*names, capabilities=("answers", "speaks_es")))
     assert 10_000 <= school.papers().size <= 13_000
     return school
 

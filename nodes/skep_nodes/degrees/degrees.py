@@ -39,7 +39,7 @@ DEGREES_MAX = 1024
 VERSIONS_MAX = 1024
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
-_CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_CAPABILITY = re.compile(r"[a-z0-9_]{1,64}")  # a tag, as identity and the policy have them
 _FILE = "degree.json"
 
 
@@ -162,6 +162,6 @@ def _check(wanted: Composition) -> None:
         raise DegreeRefusal("INVALID_PAYLOAD", f"at most {CAPABILITIES_MAX} capabilities, each once")
     wrong = next((each for each in wanted.capabilities if not _CAPABILITY.fullmatch(each)), None)
     if wrong is not None:
-        raise DegreeRefusal("INVALID_PAYLOAD", f"{wrong[:80]!r} is no capability: letters, digits and . _ : -")
+        raise DegreeRefusal("INVALID_PAYLOAD", f"{wrong[:80]!r} is no capability: 1 to 64 of a-z, 0-9 and _")
     if len(wanted.description) > TEXT_MAX:
         raise DegreeRefusal("INVALID_PAYLOAD", f"a description has at most {TEXT_MAX} characters")

@@ -69,6 +69,11 @@ class History:
         self._fd, self._copy_fd = self._disk.open_append(self.path), self._disk.open_append(self.copy)
         return self._told.events
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All there are, oldest first."""
+        return self._told.events
+
     def append(self, event: dict[str, Any]) -> None:
         """Make one event durable. Raises DegreeRefusal HISTORY_FULL, StoreBroken."""
         if self._broken:

@@ -36,6 +36,10 @@ from skep_shm import SealStatus
 NAME = "SY.registrar"
 DAY_MS = 86_400_000
 DAYS_MAX = 3650
+_LEFT_BEHIND = (
+    "state/modules/*/.*.new", "state/degrees/*-*-*-*-*/.*.new", "state/degrees/agents/.*/.*.new",
+    "state/degrees/history*.new", "state/degrees/history*.prev", f"{KEY_PATH}.new", f"{KEY_PATH}.prev",
+)  # fmt: skip
 AUDIT_AGENTS = 16  # folders looked at in one audit: about five milliseconds
 _STATUS = {
     "SEAL_EXPIRED": SealStatus.EXPIRED, "SEAL_REVOKED": SealStatus.REVOKED, "KEY_REVOKED": SealStatus.REVOKED,
@@ -95,10 +99,13 @@ class Registrar:
         return warnings + self.settle()
 
     def _sweep(self) -> None:
-        """What a crash left of a folder that was being written has a name with a leading dot, and goes."""
-        for pattern in ("state/modules/*/.*.new", "state/degrees/*-*-*-*-*/.*.new", "state/degrees/agents/.*/.*.new"):
+        """What a crash left half written goes: folders by their leading dot, files by their end; also half a key."""
+        for pattern in _LEFT_BEHIND:
             for path in self._root.glob(pattern):
-                discard(path)
+                if path.is_dir() and not path.is_symlink():
+                    discard(path)
+                else:
+                    path.unlink()
 
     def _take_key(self) -> list[str]:
         path = self._root / KEY_PATH
@@ -139,7 +146,7 @@ class Registrar:
     def revoke(self, agent: str, by: str, reason: str) -> Carrier:
         """Take a seal back, by ILK, node name or serial; again is harmless."""
         _check_reason(reason)
-        carrier = self.ledger.find(agent if ":" in agent else self._full_name(agent))
+        carrier = self.find(agent)
         if carrier.status is SealStatus.REVOKED:
             return carrier
         self.ledger.check_revocations(self._now_ms())
@@ -245,6 +252,10 @@ class Registrar:
         return []
 
     # -- looking -----------------------------------------------------------------------------------------------
+
+    def find(self, agent: str) -> Carrier:
+        """Who graduated, by ILK, node name or serial. Raises DegreeRefusal NOT_FOUND, INVALID_NAME."""
+        return self.ledger.find(agent if ":" in agent else self._full_name(agent))
 
     def audit(self, most: int = AUDIT_AGENTS) -> list[Carrier]:
         """Look at the next few agents' folders; returns the carriers whose status changed."""

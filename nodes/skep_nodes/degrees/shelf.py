@@ -55,7 +55,10 @@ def take(folder: Path, bytes_max: int) -> dict[str, bytes]:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     files: dict[str, bytes] = {}
-    for line in _read(folder / SUMS, SUMS_BYTES_MAX).decode("ascii", "replace").splitlines():
+    *lines, rest = _read(folder / SUMS, SUMS_BYTES_MAX).decode("ascii", "replace").split("\n")
+    if rest:
+        raise ShelfDamaged(f"{folder / SUMS} is cut short; restore it from a backup")
+    for line in lines:
         found = _LINE.fullmatch(line)
         if found is None or ".." in found[2]:
             raise ShelfDamaged(f"{folder / SUMS}: a line is damaged")
