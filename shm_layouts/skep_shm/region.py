@@ -183,7 +183,7 @@ class Owner:
     def discard(self, segment: Segment) -> None:
         """Drops a segment that is not, or no longer, the current one; a name that leads elsewhere is not ours."""
         named = is_named(segment)
-        segment.close()
+        segment.retire()
         if named:
             unlink(segment.name)
 
@@ -378,7 +378,7 @@ class Attachment:
         self._generation_word = word
         self._mapped(segment, self._fields)
         if old is not None:
-            old.close()
+            old.retire()
 
     def _mapped(self, segment: Segment, fields: dict[str, int | bytes]) -> None:
         raise NotImplementedError

@@ -17,17 +17,26 @@ from typing import Any
 
 import pytest
 
+from shm.test_identity_regions import KINDS as IDENTITY
+from shm.test_identity_regions import key16
 from shm.test_other_regions import STATE, binding, record
 from shm.writers import ROUTER, node, spawn
 from skep_shm import (
+    ChannelsReader,
     ConfigReader,
     ConfigState,
     ConfigWriter,
+    IlksReader,
     NodesReader,
     NodesWriter,
+    PolicyReader,
+    PolicyState,
+    PolicyStatus,
+    PolicyWriter,
     RecordsReader,
     RecordsWriter,
     RegionError,
+    TenantsReader,
     ThreadsReader,
     ThreadsWriter,
     hive_prefix,
@@ -79,12 +88,47 @@ def records_filled(root: Path) -> RecordsWriter:
     return writer
 
 
+def policy_filled(root: Path) -> PolicyWriter:
+    writer = PolicyWriter.create(root, "test")
+    writer.publish(PolicyState(7, PolicyStatus.OK, b"signed" * 900, b"shadow" * 90))
+    return writer
+
+
+def identity_filled(name: str) -> Callable[[Path], Any]:
+    """Fills a region of identity, then changes it a little, so that ring, undo and free slots hold something."""
+    kind = IDENTITY[name]
+
+    def fill(root: Path) -> Any:
+        writer = kind.writer.create(root, "test")
+        writer.fill(kind.make(number) for number in range(50))
+        for number in range(0, 50, 9):
+            writer.remove(key16(number))
+            writer.put(kind.change(kind.make(number + 1)))
+        return writer
+
+    return fill
+
+
 KINDS = {
+    "policy": Kind(policy_filled, lambda root: [PolicyReader.attach(root).read()]),
+    "ilks": Kind(identity_filled("ilks"), lambda root: IlksReader.attach(root).all()),
+    "tenants": Kind(identity_filled("tenants"), lambda root: TenantsReader.attach(root).all()),
+    "channels": Kind(identity_filled("channels"), lambda root: ChannelsReader.attach(root).all()),
     "nodes": Kind(nodes_filled, lambda root: NodesReader.attach(root, ROUTER).all()),
     "threads": Kind(threads_filled, lambda root: ThreadsReader.attach(root).all()),
     "config": Kind(config_filled, lambda root: [ConfigReader.attach(root).read()]),
     "records": Kind(records_filled, lambda root: RecordsReader.attach(root, ROUTER).since()[0]),
 }
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "nodes": lambda root: NodesReader.attach(root, ROUTER),
+    "threads": ThreadsReader.attach,
+    "ilks": IlksReader.attach,
+    "tenants": TenantsReader.attach,
+    "channels": ChannelsReader.attach,
+}
+DAMAGED_BYTE = 25  # in the key, where a look-up might be misled
 
 
 def files(root: Path) -> list[Path]:
@@ -124,19 +168,20 @@ def test_any_flipped_bit_is_found_and_never_served(clean_root: Path, name: str) 
 
 
 @pytest.mark.goal("G4")
-@pytest.mark.parametrize("name", ["nodes", "threads"])
+@pytest.mark.parametrize("name", READERS)
 def test_one_damaged_record_hides_no_other(clean_root: Path, name: str) -> None:
     """Every record in turn: it is quarantined, all others are found by key, through a damaged chain, too."""
     kind = KINDS[name]
     writer = kind.fill(clean_root)
     good = kind.read(clean_root)
-    reader: Any = (
-        NodesReader.attach(clean_root, ROUTER) if name == "nodes" else ThreadsReader.attach(clean_root)
-    )
+    reader: Any = READERS[name](clean_root)
     mapping = writer._table._segment.mapping
-    key = (lambda value: value.uuid) if name == "nodes" else (lambda value: value.thread)
+
+    def key(value: Any) -> Any:
+        return getattr(value, reader.key)
+
     for slot, value in reader.items():
-        place = writer._table._start(slot) + 40
+        place = writer._table._start(slot) + DAMAGED_BYTE
         mapping[place] ^= 4
         assert reader.get(slot) is None
         found = {key(each): reader.find(key(each)) for each in good}
@@ -145,6 +190,26 @@ def test_one_damaged_record_hides_no_other(clean_root: Path, name: str) -> None:
         mapping[place] ^= 4
         assert reader.get(slot) == value
     assert reader.damaged > 0
+    writer.close()
+
+
+@pytest.mark.goal("G4")
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_index_hides_nothing(clean_root: Path, name: str) -> None:
+    """Each word of the index that leads somewhere, made to lead nowhere, elsewhere, and out of the table."""
+    writer = KINDS[name].fill(clean_root)
+    good = KINDS[name].read(clean_root)
+    reader: Any = READERS[name](clean_root)
+    words, index = writer._table._segment.words, writer._table._index
+    for value in good:
+        wanted = getattr(value, reader.key)
+        for place in (index.bucket(wanted), index.links + index.first(wanted)):
+            kept = words[place]
+            for damage in (0, kept ^ 1, kept ^ 1 << 16, kept ^ 1 << 63, 0xFFFF_FFFF_FFFF_FFFF):
+                words[place] = damage
+                assert reader.find(wanted) == value
+            words[place] = kept
+    assert inspect.check(clean_root) == []
     writer.close()
 
 
