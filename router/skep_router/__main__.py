@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+from typing import get_args
 
 import orjson
 
@@ -24,7 +25,7 @@ from skep_router import state
 from skep_router.core import Core
 from skep_router.hooks import Hooks
 from skep_router.log import Log
-from skep_router.settings import Settings
+from skep_router.settings import Seals, Settings
 from skep_router.shell import Shell, now_ns
 from skep_router.watch import NodeTable, RecordRing, Watcher
 from skep_shm import RegionError
@@ -39,6 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hive", required=True, help="the hive's folder")
     parser.add_argument("--name", default="RT.main", help="this router's name (default: RT.main)")
     parser.add_argument("--ticket-fd", type=int, help="descriptor with the tickets of the hive's system nodes")
+    choices = parser.add_argument_group("policy and identity")
+    choices.add_argument("--policy", choices=("optional", "required"), default="optional",
+                         help="required: without a policy, what it would be asked about hears NOT_READY")
+    choices.add_argument("--identity", choices=("optional", "required"), default="optional",
+                         help="required: without identities, messages that name nobody hear NOT_READY")
+    choices.add_argument("--seals", choices=get_args(Seals), default="off",
+                         help="what becomes of agents without a valid seal (default: off)")
+    choices.add_argument("--frontdesk", default="SY.frontdesk.gov",
+                         help="node that meets interlocutors who are not registered yet (default: SY.frontdesk.gov)")
     arguments = parser.parse_args(argv)
     try:
         settings, epoch = _settings(arguments)
@@ -56,7 +66,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, int]:
     tickets = _tickets(arguments.ticket_fd, hive.hive_id) if arguments.ticket_fd is not None else frozenset()
     settings = Settings(
         hive=hive.hive_id, root=hive.root, name=name, uuid=identity.uuid, own_uid=os.getuid(), tickets=tickets,
-        links_of_others=_raise_descriptor_limit() // 2,
+        links_of_others=_raise_descriptor_limit() // 2, policy_required=arguments.policy == "required",
+        identity_required=arguments.identity == "required", seals=arguments.seals,
+        frontdesk=parse_name(arguments.frontdesk, hive.hive_id),
     )
     return settings, identity.epoch
 
@@ -123,6 +135,7 @@ async def _serve(settings: Settings, epoch: int) -> None:
     finally:
         _notify("STOPPING=1")
         await shell.drain(settings.drain_s)
+        watcher.close()
         table.close()
         ring.close()
 

@@ -8,7 +8,7 @@ because decisions made without them rest on nothing that could be named.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from skep_router import joining
 from skep_router.case import ALLOW, TARGET
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from skep_policy.decider import Decider
     from skep_router.core import Core
     from skep_router.identities import Find
+
+TOLD_AT_ONCE: Final = 256
+"""Records that an engine may be told of within one event, at some ten microseconds each."""
+_EVENT_CONFIG: Final = 8
 
 
 class IdentityChange(NamedTuple):
@@ -42,8 +46,14 @@ def identity_known(core: Core, find: Find, change: IdentityChange, now: int) -> 
     known.attach(find)
     core.governed = True
     tenants_gone = tuple(tenant for tenant in known.tenants if tenant not in tenants)
-    identity_changed(core, change._replace(gone=gone, tenants_gone=tenants_gone), now)
+    change = change._replace(gone=gone, tenants_gone=tenants_gone)
     decider = core.policies.decider
+    if first and decider is not None and len(change.ilks) > TOLD_AT_ONCE:
+        core.now = now
+        _remember(core, change)
+        core.policies.stale = True
+    else:
+        identity_changed(core, change, now)
     if decider is not None:
         decider.forget_all()
         decider.apply(decider.documents.set_config("identity", True))
@@ -63,7 +73,7 @@ def identity_changed(core: Core, change: IdentityChange, now: int) -> None:
     touched = _remember(core, change)
     decider = core.policies.decider
     if decider is not None:
-        touched |= _tell(decider, change)
+        touched |= tell(decider, change)
     core.drop_resting_on(touched)
 
 
@@ -81,7 +91,7 @@ def _remember(core: Core, change: IdentityChange) -> set[Hashable]:
     return touched
 
 
-def _tell(decider: Decider, change: IdentityChange) -> set[Hashable]:
+def tell(decider: Decider, change: IdentityChange) -> set[Hashable]:
     """-> the entry points whose answers may be others now."""
     documents, patches = decider.documents, []
     for record in change.ilks:
@@ -109,6 +119,3 @@ def use_policy(core: Core, decider: Decider, version: int, hash_: str, now: int)
     else:
         core.drop_resting_on((TARGET, ALLOW))
     return before
-
-
-_EVENT_CONFIG = 8

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from skep_policy.decider import Asked, Decider, Decision
 
+LOAD_OK, LOAD_ERROR, LOADING = 0, 1, 2  # as upstream numbers them
+
 SLOW_NS: Final = 100_000
 """An evaluation up to this is a miss like any other: four times what the default policy takes."""
 SLOW_SHARE: Final = 200
@@ -86,27 +88,40 @@ class SlowTime:
 class Policies:
     """What one router knows of the policy of its hive."""
 
-    __slots__ = ("busy", "decider", "error", "hash", "load_status", "required", "slow", "version")
+    __slots__ = (
+        "busy", "decider", "error", "hash", "load_status", "refused_version", "required", "slow", "stale", "version",
+    )  # fmt: skip
 
     def __init__(self, required: bool) -> None:
         self.required = required
         self.decider: Decider | None = None
         self.version = 0
         self.hash = ""
-        self.load_status = 2  # 0 ok, 1 error, 2 loading: as upstream numbers them
+        self.load_status = LOADING
         self.error = ""
+        self.refused_version = 0  # the one that `error` is about
+        self.stale = False  # more has changed than the loop may tell the engine: load it anew
         self.slow = SlowTime()
         self.busy = 0  # decisions refused for want of an allowance
 
     def loaded(self, decider: Decider, version: int, hash_: str) -> Decider | None:
         """A new policy is in force from here on. -> the one before, to be closed by its owner."""
         before, self.decider = self.decider, decider
-        self.version, self.hash, self.load_status, self.error = version, hash_, 0, ""
+        self.version, self.hash, self.load_status = version, hash_, LOAD_OK
+        self.error, self.refused_version = "", 0
         return before
 
-    def refused(self, error: str) -> None:
+    def loading(self) -> None:
+        """A bundle is being compiled; the one before decides meanwhile."""
+        self.load_status = LOADING
+
+    def idle(self) -> None:
+        """What is published is in force already, or nothing is published."""
+        self.load_status = LOADING if self.decider is None else LOAD_OK
+
+    def refused(self, error: str, version: int = 0) -> None:
         """A bundle could not be used: the policy stays what it is, and this router says so."""
-        self.load_status, self.error = 1, error
+        self.load_status, self.error, self.refused_version = LOAD_ERROR, error, version
 
     def ask(self, decider: Decider, entrypoint: str, asked: Asked, payer: Hashable, now_ns: int) -> Decision | Busy:
         """A decision, kept or new; Busy when a new one may not be made for this asker now."""
@@ -128,8 +143,10 @@ class Policies:
         """Member `policy` of ROUTER_STATS."""
         facts: dict[str, Any] = {
             "version": self.version, "hash": self.hash, "load_status": self.load_status, "error": self.error,
-            "shadow_version": 0, "required": self.required, "busy": self.busy,
+            "refused_version": self.refused_version, "shadow_version": 0, "required": self.required,
+            "busy": self.busy,
         }  # fmt: skip
         if self.decider is not None:
             facts |= self.decider.statistics()
+            facts["error"] = self.error or self.decider.broken
         return facts

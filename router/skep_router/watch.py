@@ -1,4 +1,5 @@
-"""The router's side of shared memory: it publishes who is here, and follows configuration and thread bindings.
+"""The router's side of shared memory: it publishes who is here, and follows configuration and thread bindings; policy
+and identity have watchers of their own, which this one takes along.
 
 A revision word is one load from memory, so the shell looks at both in every tick; a doorbell only makes it look now.
 A reader that fails (no region yet, its writer died in the middle, an overrun of the change ring, no descriptor left to
@@ -7,12 +8,15 @@ open it with) changes nothing: the core goes on with the last valid configuratio
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from skep.protocol.codes import CloseReason
 from skep_router.core import Core
 from skep_router.link import Link
 from skep_router.log import Log
+from skep_router.watch_identity import IdentityWatcher
+from skep_router.watch_policy import PolicyWatcher
 from skep_shm import (
     Binding,
     ConfigReader,
@@ -102,7 +106,7 @@ class RecordRing:
 
 
 class Watcher:
-    """Follows the regions that others write. `look` is called every tick, and costs two loads when nothing moved."""
+    """Follows the regions that others write. `look` is called every tick, and costs five loads when nothing moved."""
 
     def __init__(self, root: Path, core: Core, log: Log) -> None:
         self._root = root
@@ -114,8 +118,13 @@ class Watcher:
         self._slots: dict[int, Binding] = {}
         self._bound: dict[bytes, int] = {}  # thread -> slot
         self._retry_at = 0
+        self._pool = ThreadPoolExecutor(1, "skep-load")  # one at a time: what waits is started anew by the next look
+        self._identity = IdentityWatcher(root, core, log, self._pool)
+        self._policy = PolicyWatcher(root, core, log, self._pool, self._identity)
 
     def look(self, now: int) -> None:
+        self._identity.look(now)
+        self._policy.look(now)
         if self._config is None or self._threads is None:
             self._attach(now)
         if self._config is not None and self._config.revision != self._config_seen:
@@ -134,6 +143,11 @@ class Watcher:
                 self._threads = ThreadsReader.attach(self._root)
         except (RegionError, OSError):
             return  # not there yet, or not fit to be read: the core stays as it is, NOT_READY or on its last state
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._policy.close()
+        self._identity.close()
 
     def _read_config(self, reader: ConfigReader, now: int) -> None:
         revision = reader.revision
