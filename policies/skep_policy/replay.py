@@ -6,11 +6,6 @@ from, so it is asked at the step that it was made at, wherever in the log it arr
 where it stands. A decision that is older than its span (it arrived after its file had ended) is asked at the end of
 the span before; where there is none, at the beginning of its own, and counted as `approximate`.
 
-What differs is put into groups of the same path, change, action, from and to. A group's id depends on these alone, so
-a review stays valid while the candidate is worked on, and a group that grows keeps its id. Opening what was closed
-(`deny-to-allow`) is the change that must be reviewed; when there are more groups than are kept, the rest is a group
-that nobody can accept.
-
 Pure: lines and an engine in, groups out. Cost of one decision: parsing its line, the evaluation, one comparison.
 """
 
@@ -19,54 +14,23 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from skep.protocol.errors import PolicyError
+from skep_policy.answer import AnswerError, names_of
 from skep_policy.decider import Engine, Evaluation, outcome
+from skep_policy.difference import Answer, Case, Report, note
 from skep_policy.documents import Patch
-from skep_policy.manifest import ALLOW, ENTRYPOINTS, TARGET, Manifest, Reads
+from skep_policy.manifest import ENTRYPOINTS, TARGET, Manifest, Reads
 from skep_policy.record import ALLOWED, Revision, outcome_of, revision_of
 
-GROUPS_MAX: Final = 5_000
-SAMPLES_MAX: Final = 3
 CASES_MAX: Final = 2_000_000
 """Decisions of one span in memory. A file of the log holds some 30,000; this bounds a file that somebody else wrote."""
 
 PROGRESS_EVERY: Final = 4_096
-NO_MORE: Final = "(more)"
 _NOT_DECIDED: Final = frozenset({"POLICY_BUSY", "NOT_READY"})  # the policy was not asked
-
-
-class Change(StrEnum):
-    """What another policy does to a decision."""
-
-    DENY_TO_ALLOW = "deny-to-allow"
-    ALLOW_TO_DENY = "allow-to-deny"
-    ERROR = "error"
-    OTHER_TARGET = "other-target"
-    OTHER_CANDIDATES = "other-candidates"
-    NEW_TARGET = "new-target"
-    LOST_TARGET = "lost-target"
-    OTHER_REFUSAL = "other-refusal"
-
-
-class Case(NamedTuple):
-    """A recorded decision, as far as asking again and comparing need it. `input` is JSON."""
-
-    path: str
-    input: bytes
-    outcome: str
-    candidates: tuple[str, ...]
-    chosen: str
-    away: frozenset[str]  # candidates that could not be taken
-    decision_id: str
-    timestamp: str
-    requested_by: str
-    erased: bool
 
 
 class Step(NamedTuple):
@@ -80,7 +44,9 @@ class Step(NamedTuple):
 class Span:
     """Whole data, what changed in it, and who asked after how many of the changes."""
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: bytes = (
+        b"{}"  # JSON: parsed it would be ten times the size, and walked by every collection of garbage
+    )
     revision: Revision = field(default_factory=Revision)
     begun: bool = False  # by a data line
     steps: list[Step] = field(default_factory=list)
@@ -105,64 +71,6 @@ class Span:
         return placed
 
 
-@dataclass(slots=True)
-class Group:
-    """Decisions that change in the same way."""
-
-    id: str
-    path: str
-    change: Change
-    action: str
-    source: str
-    dest: str
-    count: int = 0
-    erased: int = 0  # of these, how many were asked with an input that masks had cut
-    first: str = ""
-    last: str = ""
-    detail: str = ""  # of the first one: what the candidate says of it
-    rule: str = ""  # where in the candidate; for whoever can tell
-    samples: list[Sample] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One decision of a group."""
-
-    decision_id: str
-    was: str
-    now: str
-    input: bytes
-
-
-@dataclass(slots=True)
-class Report:
-    """What a candidate would change."""
-
-    groups: dict[str, Group] = field(default_factory=dict)
-    decisions: int = 0
-    replayed: int = 0
-    changed: int = 0
-    not_asked: int = 0  # refused before the policy was asked
-    masked: int = 0  # its answer was masked: nothing to compare with
-    foreign: int = 0  # of another entry point, or no decision at all
-    approximate: int = 0  # asked with the nearest data that the log has
-    lost: int = 0  # decisions that the log says it has not
-
-    def by_weight(self) -> list[Group]:
-        """What must be reviewed first, then the most frequent."""
-        order = list(Change)
-        return sorted(
-            self.groups.values(), key=lambda group: (order.index(group.change), -group.count, group.id)
-        )
-
-    def unreviewed(self, accepted: frozenset[str]) -> list[Group]:
-        """The deny-to-allow groups that nobody has accepted."""
-        return [
-            group for group in self.by_weight()
-            if group.change is Change.DENY_TO_ALLOW and (group.id not in accepted or group.action == NO_MORE)
-        ]  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A policy to ask. `engine` makes one of it with this data (JSON)."""
@@ -184,7 +92,7 @@ def spans(lines: Iterable[Mapping[str, Any]], report: Report, since: str = "") -
         if kind == "data":
             yield from _settled(span, before, report)
             before = span if span.begun or span.cases else None
-            span = Span(dict(line.get("data") or {}), revision_of(line) or Revision(), begun=True)
+            span = Span(orjson.dumps(line.get("data") or {}), revision_of(line) or Revision(), begun=True)
         elif kind == "patch":
             span.steps.append(Step(revision_of(line) or span.revision, tuple(_patches(line))))
         elif kind == "lost":
@@ -263,11 +171,12 @@ def _count(line: Mapping[str, Any]) -> int:
 
 
 def data_at(span: Span, steps: int) -> dict[str, Any]:
-    """The data of a span after so many steps. It changes the span's own."""
+    """The data of a span after so many steps."""
+    data: dict[str, Any] = orjson.loads(span.data)
     for step in span.steps[:steps]:
         for path, value in step.patches:
-            _patch(span.data, path, value)
-    return span.data
+            _patch(data, path, value)
+    return data
 
 
 def _patch(data: dict[str, Any], path: tuple[str, ...], value: bytes | None) -> None:
@@ -277,6 +186,39 @@ def _patch(data: dict[str, Any], path: tuple[str, ...], value: bytes | None) -> 
         data.pop(path[-1], None)
     else:
         data[path[-1]] = orjson.loads(value)
+
+
+# -- what a shadow said --------------------------------------------------------------------------------------------
+
+
+def shadowed(lines: Iterable[Mapping[str, Any]], since: str = "") -> dict[int, Report]:
+    """What shadows would have changed, by their version: nothing is asked again, the router has asked them."""
+    reports: dict[int, Report] = {}
+    for line in lines:
+        shadow = line.get("shadow")
+        if not isinstance(shadow, dict) or line.get("kind", "decision") != "decision":
+            continue
+        if since and str(line.get("timestamp")) < since:
+            continue
+        version = shadow.get("version")
+        report = reports.setdefault(version if isinstance(version, int) else 0, Report())
+        report.decisions += 1
+        case = _case_of(line, report)
+        answer = None if case is None else _shadow_answer(case.path, shadow)
+        if case is not None and answer is not None:
+            note(case, answer, report)
+            report.replayed += 1
+    return reports
+
+
+def _shadow_answer(path: str, shadow: Mapping[str, Any]) -> Answer | None:
+    """None for an answer that was masked."""
+    said = str(shadow.get("outcome") or ALLOWED)
+    try:
+        names = names_of(shadow.get("result")) if path == TARGET and said == ALLOWED else ()
+    except AnswerError:
+        return None
+    return Answer(said, names, str(shadow.get("detail") or ""))
 
 
 # -- asking again --------------------------------------------------------------------------------------------------
@@ -292,7 +234,7 @@ def replay(
         try:
             for steps, case in span.in_order():
                 asker.go_to(steps)
-                _compare(case, asker.ask(case), report)
+                note(case, asker.ask(case), report)
                 report.replayed += 1
                 if progress is not None and report.replayed % PROGRESS_EVERY == 0:
                     progress(report.replayed)
@@ -301,26 +243,18 @@ def replay(
     return report
 
 
-class Answer(NamedTuple):
-    """What the candidate says."""
-
-    outcome: str
-    names: tuple[str, ...]
-    detail: str
-
-
 class _Asker:
     """The candidate with the data of one span, going forward through its steps."""
 
     def __init__(self, span: Span, candidate: Candidate) -> None:
         self._steps, self._done = span.steps, 0
-        self._standing = set(span.data.get("agents") or ())
         self._reads = {name: candidate.manifest.reads.get(name, Reads()) for name in ENTRYPOINTS}
         self._there = {
             name for name in ENTRYPOINTS if name in candidate.manifest.reads or not candidate.manifest.reads
         }
         self._overlaid = {name for name, reads in self._reads.items() if "identity" in reads.data}
-        self._engine = candidate.engine(orjson.dumps(span.data))
+        self._standing = set(orjson.loads(span.data).get("agents") or ()) if self._overlaid else set()
+        self._engine = candidate.engine(span.data)
 
     def go_to(self, steps: int) -> None:
         while self._done < steps:
@@ -364,106 +298,3 @@ class _Asker:
 def _answer(path: str, evaluation: Evaluation) -> Answer:
     reason, detail, names = outcome(path, evaluation)
     return Answer(reason.value if reason else ALLOWED, names, detail)
-
-
-# -- comparing -----------------------------------------------------------------------------------------------------
-
-
-def _compare(case: Case, answer: Answer, report: Report) -> None:
-    change = change_of(case, answer)
-    if change is None:
-        return
-    report.changed += 1
-    group = _group(case, answer, change, report)
-    group.count += 1
-    group.erased += case.erased
-    group.first = min(group.first or case.timestamp, case.timestamp)
-    group.last = max(group.last, case.timestamp)
-    group.detail = group.detail or answer.detail
-    if len(group.samples) < SAMPLES_MAX:
-        was, now = _shown(case.outcome, case.candidates), _shown(answer.outcome, answer.names)
-        group.samples.append(Sample(case.decision_id, was, now, case.input))
-
-
-def change_of(case: Case, answer: Answer) -> Change | None:
-    """How the candidate's answer differs; None: it does not."""
-    was, now = case.outcome, answer.outcome
-    if was == now:
-        return None if now != ALLOWED or case.path == ALLOW else _other_target(case, answer)
-    if now == ALLOWED:
-        return Change.DENY_TO_ALLOW if case.path == ALLOW else Change.NEW_TARGET
-    if now == "OPA_ERROR":
-        return Change.ERROR
-    if was == ALLOWED:
-        return Change.ALLOW_TO_DENY if case.path == ALLOW else Change.LOST_TARGET
-    return Change.OTHER_REFUSAL
-
-
-def _other_target(case: Case, answer: Answer) -> Change | None:
-    """Other candidates may still lead to the same node: those that were away then would have been away now."""
-    if case.candidates == answer.names:
-        return None
-    taken = next((name for name in answer.names if name not in case.away), "")
-    return Change.OTHER_CANDIDATES if case.chosen and taken == case.chosen else Change.OTHER_TARGET
-
-
-def _group(case: Case, answer: Answer, change: Change, report: Report) -> Group:
-    key = (case.path, change.value, *_who(case, answer))
-    id_ = group_id(key)
-    group = report.groups.get(id_)
-    if group is None and len(report.groups) >= GROUPS_MAX:
-        key = (case.path, change.value, NO_MORE, "", "")
-        id_ = group_id(key)
-        group = report.groups.get(id_)
-    if group is None:
-        group = report.groups[id_] = Group(id_, case.path, change, *key[2:])
-    return group
-
-
-def group_id(key: tuple[str, ...]) -> str:
-    """Of what a group has in common, and of nothing else."""
-    return blake2b(orjson.dumps(key), digest_size=8, person=b"skep.group/1").hexdigest()
-
-
-def _who(case: Case, answer: Answer) -> tuple[str, str, str]:
-    """(action, from, to): the act, who does it, and to whom; for a target, from whom to whom it goes over."""
-    document = orjson.loads(case.input)
-    meta, routing = (_mapping(document, name) for name in ("meta", "routing"))
-    action = str(meta.get("action") or meta.get("msg") or meta.get("type") or "")
-    action_class = meta.get("action_class")
-    source = f"{_base(case.requested_by)}{_kind(document.get('src'))}"
-    if case.path == TARGET:
-        dest = f"{_first(case.candidates)} -> {_first(answer.names)}"
-    else:
-        dest = f"{_base(str(routing.get('dst') or ''))}{_kind(document.get('dst'))}"
-    return f"{action} ({action_class})" if action_class else action, source, dest
-
-
-def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = document.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _base(name: str) -> str:
-    """A name without the number of a command's process: SY.cli.4711 is SY.cli, today and tomorrow."""
-    base, _, hive = name.partition("@")
-    fields = base.split(".")
-    if len(fields) > 2 and fields[-1].isdecimal():
-        base = ".".join(fields[:-1])
-    return f"{base}@{hive}" if hive else base
-
-
-def _kind(record: Any) -> str:
-    """What an interlocutor is, without saying who."""
-    if not isinstance(record, dict):
-        return ""
-    words = (record.get("type"), record.get("human_subtype"), record.get("registration_status"))
-    return f" [{' '.join(str(word) for word in words if word)}]"
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return names[0] if names else "nobody"
-
-
-def _shown(outcome_: str, names: tuple[str, ...]) -> str:
-    return outcome_ if not names else f"{outcome_} {', '.join(names[:4])}{' …' if len(names) > 4 else ''}"

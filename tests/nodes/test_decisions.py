@@ -19,9 +19,10 @@ from skep_nodes.sy.decisions_store import Bounds, LogReader, log_files, read_los
 from skep_policy.authority import Authority
 from skep_policy.bundle import pack
 from skep_policy.default import default_policy
+from skep_policy.difference import Report
 from skep_policy.documents import Documents
 from skep_policy.record import RECORD_BYTES_MAX, Masks
-from skep_policy.replay import Report, data_at, spans
+from skep_policy.replay import data_at, spans
 from skep_shm import (
     IlkKind,
     IlkRecord,

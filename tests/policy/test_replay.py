@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skep.protocol.errors import PolicyError
+from skep_policy import difference
 from skep_policy import replay as replay_module
+from skep_policy.difference import Change, Report
 from skep_policy.manifest import ALLOW, TARGET, Manifest, Reads
-from skep_policy.replay import Candidate, Change, Report, replay, spans
+from skep_policy.replay import Candidate, replay, shadowed, spans
 
 Rule = Callable[[dict[str, Any], dict[str, Any]], Any]
 
@@ -298,7 +300,7 @@ def test_a_deny_to_allow_is_unreviewed_until_its_group_is_accepted() -> None:
 
 
 def test_groups_are_bounded_and_the_rest_cannot_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_module, "GROUPS_MAX", 3)
+    monkeypatch.setattr(difference, "GROUPS_MAX", 3)
     lines = [data(), *(decision(outcome="POLICY_DENIED", requested_by=f"AI.n{n}@bee") for n in range(9))]
     report = made_again(lines, candidate(allow=lambda i, d: True))
     assert sum(group.count for group in report.by_weight()) == 9
@@ -346,3 +348,18 @@ def test_reading_and_comparing_leave_most_of_the_time_to_the_policy() -> None:
     replay(spans((orjson.loads(line) for _ in range(10_000)), report), policy, report)
     assert report.replayed == 10_000
     assert (time.process_time() - began) / 10_000 < 50e-6
+
+
+def test_what_a_shadow_said_is_grouped_by_its_version_and_nothing_is_asked() -> None:
+    shadow = {"version": 8, "result": True, "outcome": "ALLOWED", "detail": "", "differs": True}
+    names = shadow | {"version": 9, "result": ["AI.b"]}
+    lines = [
+        data(), decision(outcome="POLICY_DENIED", shadow=shadow), decision(outcome="ALLOWED", shadow=shadow),
+        decision(TARGET, outcome="ALLOWED", candidates=["AI.a"], shadow=names), decision(outcome="POLICY_DENIED"),
+    ]  # fmt: skip
+    reports = shadowed(lines)
+    assert {version: changes(report) for version, report in reports.items()} == {
+        8: [(Change.DENY_TO_ALLOW, 1)], 9: [(Change.OTHER_TARGET, 1)],
+    }  # fmt: skip
+    assert reports[8].replayed == 2
+    assert shadowed(lines, since="2027") == {}

@@ -181,3 +181,52 @@ def policy_get(
     from skep_nodes.cli.policy_life import get_command
 
     return get_command(hive, opt.output(form, json, quiet), timeout)
+
+
+# -- over what was decided: read from the decision log ------------------------------------------------------------
+
+Since = Annotated[
+    str, typer.Option("--since", help="How far back: 7d, 12h, 30m, or a date and time.", metavar="WHEN")
+]
+
+
+@policy.command("diff")
+def policy_diff(
+    candidate: Annotated[Path, typer.Argument(help="The Rego that might come.", metavar="CANDIDATE")],
+    since: Since = "7d",
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Decisions from a file instead of the hive's log.")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option("--accept", help="A group that was reviewed, or a file of such.", metavar="GROUP|FILE"),
+    ] = None,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Ask another policy what was decided; exit 1 if it opens what was closed and nobody accepted it."""
+    from skep_nodes.cli.policy_diff import Asked, diff_command
+
+    asked = Asked(candidate, since, file, tuple(accept or ()))
+    return diff_command(hive, opt.output(form, json, quiet), asked)
+
+
+@policy.command("shadow")
+def policy_shadow(
+    candidate: Annotated[Path | None, typer.Argument(help="The Rego to try.", metavar="CANDIDATE")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the trial.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="What the candidate would have changed.")] = False,
+    since: Since = "7d",
+    timeout: LifeTimeout = 60.0,
+    hive: opt.Hive = None,
+    form: opt.Form = Format.table,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> int:
+    """Try a policy beside the one in force: it only reports."""
+    from skep_nodes.cli.policy_shadow import Trial, shadow_command
+
+    trial = Trial(candidate, stop, status, since, timeout)
+    return shadow_command(hive, opt.output(form, json, quiet), trial)
