@@ -45,6 +45,7 @@ SAID_BYTES_MAX: Final = 1 << 20
 """Of what a run said on stderr, what is read: `opa check` puts its findings there."""
 
 CAPABILITIES: Final = Path(__file__).with_name("capabilities.json")
+REACHING_OUT: Final = frozenset({"http.send", "net.lookup_ip_addr", "opa.runtime"})
 REGO_NAME: Final = "policy.rego"
 """The file's name inside the run's folder; it stands in the WASM, so it is always the same."""
 
@@ -188,14 +189,17 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def capabilities_file(folder: Path) -> list[str]:
+def capabilities_file(opa: Path, folder: Path) -> list[str]:
     """Write the capabilities for one run into `folder`; the arguments that name them.
 
-    `allow_net` is empty whatever the file says: nothing that a policy or its tests do reaches a network.
+    They are those of our host, else what this `opa` has. Built-ins that reach a network are taken out and no host may
+    be spoken to, whatever the file says: the tests of a policy are run, and anybody may have written them.
     """
-    if not CAPABILITIES.is_file():
-        return []
-    document = json.loads(CAPABILITIES.read_bytes())
+    if CAPABILITIES.is_file():
+        document = json.loads(CAPABILITIES.read_bytes())
+    else:
+        document = run(opa, ["capabilities", "--current"], folder).document()
+    document["builtins"] = [each for each in document["builtins"] if each["name"] not in REACHING_OUT]
     document["allow_net"] = []
     target = folder / "capabilities.json"
     target.write_text(json.dumps(document))

@@ -136,7 +136,13 @@ def test_nothing_that_a_policy_does_reaches_a_network(call: str, tmp_path: Path)
     (tmp_path / "net_test.rego").write_text(
         f"package net_test\n\ntest_net if {{\n\tx := {call}\n\tx != 0\n}}\n"
     )
-    arguments = ["test", "--format", "json", *opa.capabilities_file(tmp_path), "net_test.rego"]
+    arguments = [
+        "test",
+        "--format",
+        "json",
+        *opa.capabilities_file(Path(need("opa")), tmp_path),
+        "net_test.rego",
+    ]
     done = run(Path(need("opa")), arguments, tmp_path)
     assert done.code != 0
     assert "undefined function" in done.stderr + done.stdout.decode()

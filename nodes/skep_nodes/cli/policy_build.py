@@ -163,9 +163,10 @@ def _tested(path: Path) -> list[dict[str, Any]]:
 
 
 def _run_tests(path: Path, folder: Path, *flags: str) -> Run:
-    arguments = ["test", "--format", "json", *flags, *capabilities_file(folder), str(path.resolve())]
     try:
-        return run(need_opa(), arguments, folder, seconds=TEST_S_MAX)
+        opa = need_opa()
+        arguments = ["test", "--format", "json", *flags, *capabilities_file(opa, folder), str(path.resolve())]
+        return run(opa, arguments, folder, seconds=TEST_S_MAX)
     except PolicyError as error:
         raise _failure(error) from error
 
