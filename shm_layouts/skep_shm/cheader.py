@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from skep_shm.layout import Field, Layout
 from skep_shm.layouts import LAYOUTS, MAGIC, SLOT_NONE, VERSION, RegionKind, State
-from skep_shm.types import ChangeKind, RecordKind
+from skep_shm.types import (
+    ChangeKind,
+    IlkKind,
+    PolicyStatus,
+    RecordKind,
+    Registration,
+    SealStatus,
+    Subtype,
+    TenantStatus,
+)
 
 _C_TYPES = {"u8": "uint8_t", "u16": "uint16_t", "u32": "uint32_t", "u64": "uint64_t"}
 
@@ -55,6 +64,30 @@ static inline int skep_read_record(const uint8_t *segment, uint32_t slot, void *
     }
     return 0;
 }
+
+/* Copies the record with this key to `out` through the hash index; `key_at` is where the key lies in a record.
+ * 0 = no record has it, if the region's revision stood still meanwhile; else ask again. */
+static inline int skep_find_record(const uint8_t *segment, const uint8_t *key, size_t key_bytes, size_t key_at,
+                                   void *out) {
+    const struct skep_segment_header *header = (const struct skep_segment_header *)segment;
+    const uint64_t *links = (const uint64_t *)(segment + header->links_offset);
+    const uint64_t *word = (const uint64_t *)(segment + header->buckets_offset);
+    unsigned __int128 number, multiplier;
+    if (header->buckets == 0 || key_bytes < sizeof number) return 0;
+    memcpy(&number, key, sizeof number);
+    memcpy(&multiplier, header->hash_multiplier, sizeof multiplier);
+    if (header->buckets > 1) word += (size_t)((number * multiplier) >> (128 - __builtin_ctz(header->buckets)));
+    for (uint32_t i = 0; i <= header->capacity; i++) {
+        uint64_t next;
+        if (!skep_unseal(__atomic_load_n(word, __ATOMIC_ACQUIRE), 0, &next)) return 0;
+        if (next == 0 || next > header->capacity) return 0;
+        if (!skep_read_record(segment, (uint32_t)(next - 1), out)) return 0;
+        const uint8_t *record = (const uint8_t *)out;
+        if (record[12] == SKEP_STATE_LIVE && memcmp(record + key_at, key, key_bytes) == 0) return 1;
+        word = links + (next - 1);
+    }
+    return 0;
+}
 """
 
 
@@ -89,6 +122,12 @@ def _constants() -> str:
         ("SKEP_STATE", State),
         ("SKEP_CHANGE", ChangeKind),
         ("SKEP_RECORD", RecordKind),
+        ("SKEP_POLICY", PolicyStatus),
+        ("SKEP_ILK", IlkKind),
+        ("SKEP_SUBTYPE", Subtype),
+        ("SKEP_REGISTRATION", Registration),
+        ("SKEP_SEAL", SealStatus),
+        ("SKEP_TENANT", TenantStatus),
     ):
         lines += [f"#define {prefix}_{member.name} {member.value}" for member in enum]
     return "\n".join(lines)

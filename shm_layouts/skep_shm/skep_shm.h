@@ -34,6 +34,26 @@
 #define SKEP_RECORD_CONFIG 8
 #define SKEP_RECORD_BINDING 9
 #define SKEP_RECORD_ROUTER 10
+#define SKEP_POLICY_OK 0
+#define SKEP_POLICY_ERROR 1
+#define SKEP_POLICY_LOADING 2
+#define SKEP_ILK_HUMAN 0
+#define SKEP_ILK_AGENT 1
+#define SKEP_ILK_SYSTEM 2
+#define SKEP_SUBTYPE_NONE 0
+#define SKEP_SUBTYPE_INTERNAL 1
+#define SKEP_SUBTYPE_EXTERNAL 2
+#define SKEP_REGISTRATION_TEMPORARY 0
+#define SKEP_REGISTRATION_PARTIAL 1
+#define SKEP_REGISTRATION_COMPLETE 2
+#define SKEP_SEAL_NONE 0
+#define SKEP_SEAL_VALID 1
+#define SKEP_SEAL_BROKEN 2
+#define SKEP_SEAL_EXPIRED 3
+#define SKEP_SEAL_REVOKED 4
+#define SKEP_TENANT_PENDING 0
+#define SKEP_TENANT_ACTIVE 1
+#define SKEP_TENANT_SUSPENDED 2
 
 /* Anchor. */
 struct skep_anchor {
@@ -524,6 +544,30 @@ static inline int skep_read_record(const uint8_t *segment, uint32_t slot, void *
         memcpy(&place, (const uint8_t *)out + 8, 4);
         if (skep_crc32(out, size) == SKEP_CRC_RESIDUE && place == slot) return 1;
         if (!(before & 1)) return 0;
+    }
+    return 0;
+}
+
+/* Copies the record with this key to `out` through the hash index; `key_at` is where the key lies in a record.
+ * 0 = no record has it, if the region's revision stood still meanwhile; else ask again. */
+static inline int skep_find_record(const uint8_t *segment, const uint8_t *key, size_t key_bytes, size_t key_at,
+                                   void *out) {
+    const struct skep_segment_header *header = (const struct skep_segment_header *)segment;
+    const uint64_t *links = (const uint64_t *)(segment + header->links_offset);
+    const uint64_t *word = (const uint64_t *)(segment + header->buckets_offset);
+    unsigned __int128 number, multiplier;
+    if (header->buckets == 0 || key_bytes < sizeof number) return 0;
+    memcpy(&number, key, sizeof number);
+    memcpy(&multiplier, header->hash_multiplier, sizeof multiplier);
+    if (header->buckets > 1) word += (size_t)((number * multiplier) >> (128 - __builtin_ctz(header->buckets)));
+    for (uint32_t i = 0; i <= header->capacity; i++) {
+        uint64_t next;
+        if (!skep_unseal(__atomic_load_n(word, __ATOMIC_ACQUIRE), 0, &next)) return 0;
+        if (next == 0 || next > header->capacity) return 0;
+        if (!skep_read_record(segment, (uint32_t)(next - 1), out)) return 0;
+        const uint8_t *record = (const uint8_t *)out;
+        if (record[12] == SKEP_STATE_LIVE && memcmp(record + key_at, key, key_bytes) == 0) return 1;
+        word = links + (next - 1);
     }
     return 0;
 }

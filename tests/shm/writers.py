@@ -14,12 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skep_shm import NodeRecord, NodesWriter, segment
+from skep_shm import (
+    IlkRecord,
+    IlksWriter,
+    NodeRecord,
+    NodesWriter,
+    PolicyState,
+    PolicyStatus,
+    PolicyWriter,
+    segment,
+)
 from support.hives import environment
 
 TESTS = Path(__file__).resolve().parents[1]
 ROUTER = bytes(range(16))
 LAST_SLOT = 7
+FILLED = 12  # records of a region of identity, agents with long texts among them
 
 
 def node(number: int, name: str = "") -> NodeRecord:
@@ -103,6 +113,72 @@ def half_add(root: Path, stores: str) -> None:
     for number in range(1, 1000):
         writer.remove(writer.add(node(number, "AI." + "x" * 200 + "@test")))
         writer.add(node(number))
+
+
+def half_put(root: Path, region: str, stores: str) -> None:
+    """Fills a region of identity and dies in the n-th slice store of an endless series of puts and removals."""
+    segment.mmap.mmap = DyingMap  # type: ignore[misc, assignment]
+    from shm.test_identity_regions import KINDS, key16
+
+    kind = KINDS[region]
+    writer = kind.writer.create(root, "test")
+    writer.fill(kind.make(number) for number in range(FILLED))
+    print("ready", flush=True)
+    DyingMap.stores_left = int(stores)
+    while True:
+        for number in range(FILLED):
+            writer.put(kind.change(kind.make(number)))
+            writer.remove(key16(FILLED + number))
+            writer.put(kind.make(FILLED + number))
+            writer.put(kind.make(number))
+
+
+def half_publish(root: Path, stores: str) -> None:
+    """Publishes policies without end, each of one repeated byte, and dies in the n-th slice store."""
+    segment.mmap.mmap = DyingMap  # type: ignore[misc, assignment]
+    writer = PolicyWriter.create(root, "test")
+    number = 1
+    writer.publish(policy(number))
+    print("ready", flush=True)
+    DyingMap.stores_left = int(stores)
+    while True:
+        number += 1
+        writer.publish(policy(number))
+
+
+def policy(number: int) -> PolicyState:
+    """The n-th policy: bundles and version follow from n."""
+    return PolicyState(
+        number, PolicyStatus.OK, bytes([number & 0xFF]) * 50_000, bytes([number & 0xFF]) * number
+    )
+
+
+def endless_ilks(root: Path, count: str) -> None:
+    """Puts its interlocutors without pause: all fields of one follow from one number. Ends when its parent does."""
+    writer = IlksWriter.create(root, "test")
+    writer.fill(twin(number, 0) for number in range(int(count)))
+    parent = os.getppid()
+    print("ready", flush=True)
+    version = 0
+    while os.getppid() == parent:
+        version = (version + 1) & 0xFFFFFFFF
+        for number in range(int(count)):
+            writer.put(twin(number, version))
+
+
+def twin(number: int, version: int) -> IlkRecord:
+    """One whose fields all follow from `version`, with a text that goes on in another record every other time."""
+    pattern = version.to_bytes(4, "big") * 4
+    roles = (str(version),) * (1 + version % 9)
+    return IlkRecord(
+        number.to_bytes(16, "big"),
+        tenant=pattern,
+        canonical=pattern,
+        alias_until_ms=version,
+        seal_until_ms=version,
+        handler=str(version),
+        roles=roles,
+    )
 
 
 def endless(root: Path, count: str) -> None:
