@@ -81,15 +81,18 @@ homes := [input.src.tenant, neutral] if {
 # scope: document
 default required := []
 
-required := [input.meta.context.required_capability] if {
-	is_string(input.meta.context.required_capability)
-	input.meta.context.required_capability != ""
-} else := input.meta.context.required_capability if {
-	is_array(input.meta.context.required_capability)
-	count(input.meta.context.required_capability) > 0
-} else := [input.meta.target] if {
-	is_string(input.meta.target)
-	input.meta.target != ""
+required := [wish] if {
+	wish := input.meta.context.required_capability
+	is_string(wish)
+	wish != ""
+} else := wishes if {
+	wishes := input.meta.context.required_capability
+	is_array(wishes)
+	count(wishes) > 0
+} else := [wish] if {
+	wish := input.meta.target
+	is_string(wish)
+	wish != ""
 }
 
 # METADATA
@@ -104,7 +107,7 @@ look_up := [required[0]] if count(required) > 0
 # title: Agents that may answer
 # description: Each as [level, home, node], which sorts as they are tried.
 # scope: document
-agents := [[rank, home, agent.handler_node] |
+agents := [[rank, home, node] |
 	some home, tenant in homes
 	some tag in look_up
 	some ilk in data.tenant[tenant].capability[tag]
@@ -112,9 +115,10 @@ agents := [[rank, home, agent.handler_node] |
 	agent.type == "agent"
 	agent.registration_status == "complete"
 	agent.sealed in seals
-	agent.handler_node != ""
+	node := agent.handler_node
+	node != ""
 	not lacks(agent)
-	rank := level(agent)
+	rank := seniority(agent)
 	rank >= lowest
 ]
 
@@ -122,14 +126,15 @@ agents := [[rank, home, agent.handler_node] |
 # title: People that may answer
 # description: Operators of the house with the capability "human_handover", after all agents.
 # scope: document
-people := [[2, home, person.handler_node] |
+people := [[2, home, node] |
 	some home, tenant in homes
 	some ilk in data.tenant[tenant].capability.human_handover
 	person := data.agents[ilk]
 	person.type == "human"
 	person.human_subtype == "internal"
 	person.registration_status == "complete"
-	person.handler_node != ""
+	node := person.handler_node
+	node != ""
 ]
 
 # METADATA
@@ -176,14 +181,20 @@ others := array.slice(required, 1, count(required)) if count(required) > 1
 
 # METADATA
 # title: Level
-# description: 0 agents, 1 senior agents by role or by degree, 2 people.
+# description: 0 agents, 1 senior agents, 2 people.
 # scope: document
 level(record) := 2 if {
 	record.type == "human"
+} else := seniority(record)
+
+# METADATA
+# title: Seniority
+# description: By role or by degree.
+# scope: document
+seniority(agent) := 1 if {
+	"senior" in agent.roles
 } else := 1 if {
-	"senior" in record.roles
-} else := 1 if {
-	"senior" in record.degrees
+	"senior" in agent.degrees
 } else := 0
 
 # METADATA
@@ -194,15 +205,16 @@ level(record) := 2 if {
 # scope: document
 default lowest := 0
 
-lowest := min([level(data.agents[data.node[input.meta.context.escalated_from]]) + 1, 2]) if {
-	input.meta.action == "escalate"
-	data.node[input.meta.context.escalated_from]
+lowest := above if input.meta.action == "escalate"
+
+# METADATA
+# title: The level above that of an escalation's origin
+# scope: document
+above := min([level(record) + 1, 2]) if {
+	record := data.agents[data.node[input.meta.context.escalated_from]]
 } else := 2 if {
-	input.meta.action == "escalate"
 	input.meta.context.escalated_from in {"senior", "human"}
-} else := 1 if {
-	input.meta.action == "escalate"
-}
+} else := 1
 
 # -- what may happen --------------------------------------------------------------------------------
 
