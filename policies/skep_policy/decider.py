@@ -31,13 +31,11 @@ import orjson
 
 from skep.protocol.codes import Reason
 from skep.protocol.errors import PolicyError
-from skep.protocol.header import Selector
-from skep.protocol.kinds import ActionClass, DstKind, MessageClass, Scope
 from skep_policy.answer import AnswerError, allowed_by, names_of
 from skep_policy.decision_cache import DecisionCache
 from skep_policy.documents import Documents, Patch, ilk_name, roots_of
+from skep_policy.input import Asked, Statuses, Wanted, input_document, statuses_of, whole_input
 from skep_policy.manifest import ALLOW, TARGET, Manifest, Reads
-from skep_shm import IlkRecord
 
 CACHE_ENTRIES_MAX: Final = 65_536
 """Kept decisions of one entry point: four times the flows of one connection."""
@@ -46,6 +44,9 @@ RECORDS_MAX: Final = 8_192
 SHADOW_SHARE: Final = 100
 """A shadow may use one hundredth of the time: past it, it is not asked, and that is counted."""
 SHADOW_BURST_NS: Final = 20_000_000 * SHADOW_SHARE
+
+
+__all__ = ["Asked", "Decider", "Decision", "Shadow", "input_document", "outcome", "record_of", "rfc3339"]
 
 
 class Evaluation(Protocol):
@@ -71,20 +72,6 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class Asked(NamedTuple):
-    """One question. `key` is the flow key; `src` and `dst` are the canonical records of the two interlocutors."""
-
-    key: bytes
-    selector: Selector
-    source: bytes
-    name: str
-    src: IlkRecord | None = None
-    dst: IlkRecord | None = None
-    trace: bytes = bytes(16)
-    until_ns: int = 0  # when an alias or a seal of these two ends; 0: never
-    wall_ns: int = 0  # for the record only
-
-
 class Decision:
     """An answer. `reason` is None for a yes; then `names` are the candidates of a target, best first."""
 
@@ -105,16 +92,18 @@ class Made:
     """One decision on its way to the log."""
 
     __slots__ = (
-        "asked", "chosen", "decision", "entrypoint", "error", "input", "refused", "result", "revision", "shadow",
+        "asked", "chosen", "decision", "entrypoint", "error", "refused", "result", "revision", "shadow", "source",
+        "statuses",
     )  # fmt: skip
 
     def __init__(
-        self, entrypoint: str, asked: Asked, input: dict[str, Any], decision: Decision, revision: tuple[int, int]
+        self, entry: _Entry, asked: Asked, statuses: Statuses, decision: Decision, revision: tuple[int, int]
     ) -> None:
         self.revision = revision
-        self.entrypoint = entrypoint
+        self.entrypoint = entry.name
+        self.source = entry.source
         self.asked = asked
-        self.input = input
+        self.statuses = statuses
         self.decision = decision
         self.result: Any = None
         self.error = ""
@@ -133,7 +122,7 @@ class Shadow(NamedTuple):
 class _Entry:
     """One entry point of the policy in force: what it reads, and what it has answered."""
 
-    __slots__ = ("cache", "cacheable", "identity", "name", "roots", "source", "there")
+    __slots__ = ("cache", "cacheable", "identity", "name", "roots", "source", "there", "wanted")
 
     def __init__(self, name: str, manifest: Manifest) -> None:
         reads = manifest.reads.get(name, Reads())
@@ -142,6 +131,7 @@ class _Entry:
         self.roots = frozenset(reads.data)
         self.source = reads.source
         self.identity = "identity" in self.roots
+        self.wanted = Wanted(reads)
         self.cacheable = manifest.cacheable.get(name, True)
         self.cache: DecisionCache[Decision] = DecisionCache(CACHE_ENTRIES_MAX)
 
@@ -191,7 +181,7 @@ class Decider:
         """Ask the policy now, and keep the answer."""
         entry = self._entries[entrypoint]
         decision = Decision(self._new_id(), _ilks_of(asked), asked.until_ns)
-        made = Made(entrypoint, asked, input_document(asked, self.documents, entry.source), decision, self.revision)
+        made = Made(entry, asked, statuses_of(asked, self.documents), decision, self.revision)
         self._evaluate(entry, made)
         if self._shadow is not None:
             self._ask_shadow(self._shadow, made, now_ns)
@@ -204,9 +194,8 @@ class Decider:
         """A refusal to ask the policy, recorded like a decision and never kept."""
         decision = Decision(self._new_id(), (), 0)
         decision.reason, decision.detail = reason, detail
-        source = self._entries[entrypoint].source
-        document = input_document(asked, self.documents, source)
-        self._record(Made(entrypoint, asked, document, decision, self.revision))
+        statuses = statuses_of(asked, self.documents)
+        self._record(Made(self._entries[entrypoint], asked, statuses, decision, self.revision))
         return decision
 
     def _record(self, made: Made) -> None:
@@ -244,7 +233,7 @@ class Decider:
             return
         overlay = self._overlay(made.asked) if entry.identity else ()
         self.decisions += 1
-        found = self._engine.decide(entry.name, orjson.dumps(made.input), overlay)
+        found = self._engine.decide(entry.name, orjson.dumps(entry.wanted.input(made.asked, made.statuses)), overlay)
         decision.ns, made.error, made.result = found.ns, found.error, found.result
         decision.reason, decision.detail, decision.names = outcome(entry.name, found)
 
@@ -278,7 +267,7 @@ class Decider:
             self.shadow_skipped += 1
             return
         entry = _Entry(made.entrypoint, shadow.manifest)
-        document = input_document(made.asked, self.documents, entry.source)
+        document = entry.wanted.input(made.asked, made.statuses)
         overlay = self._overlay(made.asked) if entry.identity else ()
         found = shadow.engine.decide(made.entrypoint, orjson.dumps(document), overlay)
         self._shadow_paid_ns = due + found.ns * SHADOW_SHARE
@@ -390,51 +379,14 @@ def outcome(entrypoint: str, found: Evaluation) -> tuple[Reason | None, str, tup
     return (None, "", names) if names else (Reason.OPA_NO_TARGET, "the policy names nobody for this message", ())
 
 
-def input_document(asked: Asked, documents: Documents, source: bool) -> dict[str, Any]:
-    """What rules read as `input`. Absent facts are absent; the sender is there only for a policy that reads it."""
-    routing: dict[str, Any] = {"dst": _destination(asked.selector)}
-    if source:
-        routing |= {"src": str(UUID(bytes=asked.source)), "src_l2_name": asked.name}
-    return {
-        "meta": _meta(asked), "routing": routing,
-        "src": None if asked.src is None else documents.document(asked.src),
-        "dst": None if asked.dst is None else documents.document(asked.dst),
-    }  # fmt: skip
-
-
-def _meta(asked: Asked) -> dict[str, Any]:
-    s = asked.selector
-    meta: dict[str, Any] = {"type": s.type or MessageClass(s.message_class).name.lower()}
-    if s.action_class != ActionClass.NONE:
-        meta["action_class"] = ActionClass(s.action_class).name.lower()
-    if s.scope != Scope.NONE:
-        meta["scope"] = Scope(s.scope).name.lower()
-    texts = (("msg", s.verb), ("action", s.action), ("target", s.target))
-    meta |= {member: text for member, text in texts if text}
-    if s.context:
-        meta["context"] = orjson.loads(s.context)
-    for member, ilk, record in (("src_ilk", s.src_ilk, asked.src), ("dst_ilk", s.dst_ilk, asked.dst)):
-        if ilk is not None:
-            meta[member] = ilk_name(ilk if record is None else record.ilk)
-    return meta
-
-
-def _destination(selector: Selector) -> str | None:
-    kind = selector.dst_kind
-    if kind == DstKind.POLICY:
-        return None
-    if kind == DstKind.BROADCAST:
-        return "broadcast"
-    return selector.destination.decode() if kind == DstKind.NAME else str(UUID(bytes=selector.destination))
-
-
 def record_of(made: Made, labels: dict[str, str]) -> dict[str, Any]:
     """One decision as OPA logs it, with what Skep adds: trace, candidates, what became of them, shadow."""
     decision, asked = made.decision, made.asked
     reason = decision.reason
     record: dict[str, Any] = {
         "decision_id": decision.id, "timestamp": rfc3339(asked.wall_ns), "path": made.entrypoint,
-        "labels": labels, "input": made.input, "result": made.result, "requested_by": asked.name,
+        "labels": labels, "input": whole_input(asked, made.statuses, made.source), "result": made.result,
+        "requested_by": asked.name,
         "metrics": {"timer_rego_query_eval_ns": decision.ns}, "trace_id": asked.trace.hex(),
         "outcome": reason.value if reason else "ALLOWED", "candidates": list(decision.names),
         "chosen": made.chosen, "refused": [{"name": name, "why": why} for name, why in made.refused],

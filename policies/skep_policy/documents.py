@@ -21,7 +21,7 @@ removed whole with its last. Pure: no clock, no region, no engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -66,18 +66,28 @@ def stands(record: IlkRecord) -> bool:
     return True
 
 
+RECORD: Final[dict[str, Callable[[IlkRecord, str], Any]]] = {
+    "ilk": lambda record, _: ilk_name(record.ilk),
+    "type": lambda record, _: IlkKind(record.kind).name.lower(),
+    "ilk_type": lambda record, _: IlkKind(record.kind).name.lower(),
+    "human_subtype": lambda record, _: "" if not record.subtype else Subtype(record.subtype).name.lower(),
+    "tenant": lambda record, _: tenant_name(record.tenant),
+    "tenant_id": lambda record, _: tenant_name(record.tenant),
+    "tenant_status": lambda _, status: status,
+    "registration_status": lambda record, _: Registration(record.registration).name.lower(),
+    "roles": lambda record, _: list(record.roles),
+    "capabilities": lambda record, _: list(record.capabilities),
+    "degrees": lambda record, _: list(record.degrees),
+    "handler_node": lambda record, _: record.handler,
+    "sealed": lambda record, _: record.seal == SealStatus.VALID,
+}
+"""What rules read of a record. `type` and `ilk_type`, `tenant` and `tenant_id` are the same facts under the names that
+upstream's texts and upstream's code give them."""
+
+
 def record_document(record: IlkRecord, tenant_status: str) -> dict[str, Any]:
-    """The record as rules read it. `type` and `ilk_type`, `tenant` and `tenant_id` are the same facts under the names
-    that upstream's texts and upstream's code give them."""
-    kind, tenant = IlkKind(record.kind).name.lower(), tenant_name(record.tenant)
-    subtype = "" if record.subtype == Subtype.NONE else Subtype(record.subtype).name.lower()
-    return {
-        "ilk": ilk_name(record.ilk), "type": kind, "ilk_type": kind, "human_subtype": subtype,
-        "tenant": tenant, "tenant_id": tenant, "tenant_status": tenant_status,
-        "registration_status": Registration(record.registration).name.lower(),
-        "roles": list(record.roles), "capabilities": list(record.capabilities), "degrees": list(record.degrees),
-        "handler_node": record.handler, "sealed": record.seal == SealStatus.VALID,
-    }  # fmt: skip
+    """The whole record as rules read it."""
+    return {name: value(record, tenant_status) for name, value in RECORD.items()}
 
 
 def status_text(status: TenantStatus | None, tenant: bytes = ZERO) -> str:

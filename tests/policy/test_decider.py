@@ -167,6 +167,21 @@ def test_the_input_is_the_selector_and_the_two_records() -> None:
     assert document["dst"] is None
 
 
+def test_the_engine_is_given_what_the_policy_reads_and_the_log_everything() -> None:
+    lean = Reads((), False, ("meta.action", "routing.dst", "src.tenant", "src.roles", "dst"))
+    desk = Desk(Manifest(reads={TARGET: lean, ALLOW: Reads((), False, ("src",))}))
+    desk.target(src=IlkRecord(ILK), src_ilk=ILK, dst=IlkRecord(OTHER), dst_ilk=OTHER, action="ask", target="t")
+    document = desk.engine.asked[0][1]
+    assert document["meta"] == {"action": "ask"}
+    assert sorted(document["src"]) == ["roles", "tenant"]
+    (record,) = desk.decider.take_records()
+    assert document["dst"] == record["input"]["dst"]
+    assert len(record["input"]["src"]) == 13
+    assert record["input"]["meta"]["target"] == "t"
+    desk.decider.allow(asked(src=IlkRecord(ILK), src_ilk=ILK), 1)
+    assert desk.engine.asked[1][1]["src"] == record["input"]["src"]
+
+
 def test_interlocutors_stand_in_the_data_for_their_own_decision_only() -> None:
     seen: list[dict[str, Any]] = []
     desk = Desk(target=lambda _i, data: seen.append(data["identity"]) or "AI.a")
