@@ -65,7 +65,7 @@ def compile_policy(rego: str, *, entrypoint: str = TARGET, opa: Path | None = No
     with tempfile.TemporaryDirectory(prefix="skep-opa-") as name:
         folder = Path(name)
         (folder / REGO_NAME).write_bytes(_text_bytes(rego))
-        desk = _Desk(command, folder, capabilities_file(command, folder))
+        desk = _Desk(command, folder, capabilities_file(folder))
         old = desk.check()
         policy = desk.policy(old)
         entrypoints = _entrypoints(policy, entrypoint)

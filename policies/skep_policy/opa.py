@@ -189,16 +189,13 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def capabilities_file(opa: Path, folder: Path) -> list[str]:
+def capabilities_file(folder: Path) -> list[str]:
     """Write the capabilities for one run into `folder`; the arguments that name them.
 
-    They are those of our host, else what this `opa` has. Built-ins that reach a network are taken out and no host may
-    be spoken to, whatever the file says: the tests of a policy are run, and anybody may have written them.
+    They are those of our host. Built-ins that reach a network are taken out and no host may be spoken to, whatever
+    the file says: the tests of a policy are run, and anybody may have written them.
     """
-    if CAPABILITIES.is_file():
-        document = json.loads(CAPABILITIES.read_bytes())
-    else:
-        document = run(opa, ["capabilities", "--current"], folder).document()
+    document = json.loads(CAPABILITIES.read_bytes())
     document["builtins"] = [each for each in document["builtins"] if each["name"] not in REACHING_OUT]
     document["allow_net"] = []
     target = folder / "capabilities.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -92,6 +94,22 @@ def test_a_scan_through_an_import_is_told() -> None:
 )
 def test_a_keyed_look_up_is_no_scan(rule: str) -> None:
     assert findings(rules(rule)) == []
+
+
+def test_all_built_ins_that_upstream_calls_nondeterministic_are_known() -> None:
+    """Those that check a schema are counted in by upstream because a schema may be fetched; nothing here may fetch."""
+    argv = [need("opa"), "capabilities", "--current"]
+    done = subprocess.run(argv, capture_output=True, check=True, timeout=60)
+    marked = {each["name"] for each in json.loads(done.stdout)["builtins"] if each.get("nondeterministic")}
+    assert marked - {"json.match_schema", "json.verify_schema"} <= lint.UNCACHEABLE
+
+
+def test_a_built_in_that_the_host_lacks_does_not_compile() -> None:
+    with pytest.raises(CompileError) as caught:
+        compile_policy(rules('allow if http.send({"url": "http://x"})'), opa=Path(need("opa")))
+    problem = caught.value.problems[0]
+    assert (problem.line, problem.column, problem.code) == (4, 10, "rego_type_error")
+    assert problem.message == "undefined function http.send"
 
 
 @pytest.mark.parametrize("call", ["time.now_ns() > 3", 'rand.intn("x", 3) == 1', 'uuid.rfc4122("x") == "y"'])

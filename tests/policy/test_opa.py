@@ -140,7 +140,7 @@ def test_nothing_that_a_policy_does_reaches_a_network(call: str, tmp_path: Path)
         "test",
         "--format",
         "json",
-        *opa.capabilities_file(Path(need("opa")), tmp_path),
+        *opa.capabilities_file(tmp_path),
         "net_test.rego",
     ]
     done = run(Path(need("opa")), arguments, tmp_path)

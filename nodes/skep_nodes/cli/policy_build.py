@@ -165,7 +165,7 @@ def _tested(path: Path) -> list[dict[str, Any]]:
 def _run_tests(path: Path, folder: Path, *flags: str) -> Run:
     try:
         opa = need_opa()
-        arguments = ["test", "--format", "json", *flags, *capabilities_file(opa, folder), str(path.resolve())]
+        arguments = ["test", "--format", "json", *flags, *capabilities_file(folder), str(path.resolve())]
         return run(opa, arguments, folder, seconds=TEST_S_MAX)
     except PolicyError as error:
         raise _failure(error) from error
