@@ -41,12 +41,18 @@ class Patch(NamedTuple):
     value: bytes | None
 
 
+def uuid_text(raw: bytes) -> str:
+    """As `str(UUID(bytes=raw))`, at a quarter of its cost: every decision writes some."""
+    h = raw.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
 def ilk_name(ilk: bytes) -> str:
-    return f"ilk:{UUID(bytes=ilk)}"
+    return f"ilk:{uuid_text(ilk)}"
 
 
 def tenant_name(tenant: bytes) -> str:
-    return f"tnt:{UUID(bytes=tenant)}"
+    return f"tnt:{uuid_text(tenant)}"
 
 
 def ilk_bytes(name: str) -> bytes | None:
@@ -66,15 +72,20 @@ def stands(record: IlkRecord) -> bool:
     return True
 
 
+_KINDS: Final = tuple(kind.name.lower() for kind in IlkKind)  # by number: an enum's `name` costs more than the rest
+_SUBTYPES: Final = ("", *(subtype.name.lower() for subtype in Subtype if subtype))
+_REGISTRATIONS: Final = tuple(registration.name.lower() for registration in Registration)
+_STATUSES: Final = tuple(status.name.lower() for status in TenantStatus)
+
 RECORD: Final[dict[str, Callable[[IlkRecord, str], Any]]] = {
     "ilk": lambda record, _: ilk_name(record.ilk),
-    "type": lambda record, _: IlkKind(record.kind).name.lower(),
-    "ilk_type": lambda record, _: IlkKind(record.kind).name.lower(),
-    "human_subtype": lambda record, _: "" if not record.subtype else Subtype(record.subtype).name.lower(),
+    "type": lambda record, _: _KINDS[record.kind],
+    "ilk_type": lambda record, _: _KINDS[record.kind],
+    "human_subtype": lambda record, _: _SUBTYPES[record.subtype],
     "tenant": lambda record, _: tenant_name(record.tenant),
     "tenant_id": lambda record, _: tenant_name(record.tenant),
     "tenant_status": lambda _, status: status,
-    "registration_status": lambda record, _: Registration(record.registration).name.lower(),
+    "registration_status": lambda record, _: _REGISTRATIONS[record.registration],
     "roles": lambda record, _: list(record.roles),
     "capabilities": lambda record, _: list(record.capabilities),
     "degrees": lambda record, _: list(record.degrees),
@@ -93,7 +104,7 @@ def record_document(record: IlkRecord, tenant_status: str) -> dict[str, Any]:
 def status_text(status: TenantStatus | None, tenant: bytes = ZERO) -> str:
     """`active`, `pending`, `suspended`; `none` for the tenant-neutral zero, `unknown` for one that nobody published."""
     if status is not None:
-        return TenantStatus(status).name.lower()
+        return _STATUSES[status]
     return "none" if tenant == ZERO else "unknown"
 
 

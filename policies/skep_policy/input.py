@@ -8,16 +8,19 @@ parsing two whole records is a third of what a cheap decision costs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
-from uuid import UUID
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from skep.protocol.header import Selector
 from skep.protocol.kinds import ActionClass, DstKind, MessageClass, Scope
-from skep_policy.documents import RECORD, Documents, ilk_name, record_document
+from skep_policy.documents import RECORD, Documents, ilk_name, record_document, uuid_text
 from skep_policy.manifest import Reads
 from skep_shm import IlkRecord
+
+_CLASSES: Final = {member: member.name.lower() for member in MessageClass}
+_ACTION_CLASSES: Final = tuple(member.name.lower() for member in ActionClass)
+_SCOPES: Final = tuple(member.name.lower() for member in Scope)
 
 
 class Asked(NamedTuple):
@@ -102,17 +105,17 @@ def _lean(record: IlkRecord | None, status: str, wanted: frozenset[str] | None) 
 def _routing(asked: Asked, source: bool) -> dict[str, Any]:
     routing: dict[str, Any] = {"dst": _destination(asked.selector)}
     if source:
-        routing |= {"src": str(UUID(bytes=asked.source)), "src_l2_name": asked.name}
+        routing |= {"src": uuid_text(asked.source), "src_l2_name": asked.name}
     return routing
 
 
 def _meta(asked: Asked) -> dict[str, Any]:
     s = asked.selector
-    meta: dict[str, Any] = {"type": s.type or MessageClass(s.message_class).name.lower()}
-    if s.action_class != ActionClass.NONE:
-        meta["action_class"] = ActionClass(s.action_class).name.lower()
-    if s.scope != Scope.NONE:
-        meta["scope"] = Scope(s.scope).name.lower()
+    meta: dict[str, Any] = {"type": s.type or _CLASSES[s.message_class]}
+    if s.action_class:
+        meta["action_class"] = _ACTION_CLASSES[s.action_class]
+    if s.scope:
+        meta["scope"] = _SCOPES[s.scope]
     texts = (("msg", s.verb), ("action", s.action), ("target", s.target))
     meta |= {member: text for member, text in texts if text}
     if s.context:
@@ -129,4 +132,4 @@ def _destination(selector: Selector) -> str | None:
         return None
     if kind == DstKind.BROADCAST:
         return "broadcast"
-    return selector.destination.decode() if kind == DstKind.NAME else str(UUID(bytes=selector.destination))
+    return selector.destination.decode() if kind == DstKind.NAME else uuid_text(selector.destination)
