@@ -130,6 +130,17 @@ def answers_of_opa(data: dict[str, Any], folder: Path) -> list[list[Any]]:
     return found
 
 
+def test_a_hundred_candidates_of_the_default_policy_are_within_the_limit() -> None:
+    agents = [agent(number, "billing", roles=("senior",) if number % 2 else ()) for number in range(1, 101)]
+    src = record_document(person(9, Subtype.EXTERNAL), "active")
+    with policy(default_policy().wasm, *agents) as made:
+        found = made.decide(TARGET, wanting("billing", src=src))
+    assert found.error == ""
+    juniors = {each.handler for each in agents if not each.roles}
+    assert set(found.result[:50]) == juniors
+    assert len(set(found.result)) == 100
+
+
 def test_a_record_cut_to_what_is_read_gets_the_same_answer() -> None:
     """The manifest's `input` is true: what it does not name changes nothing."""
     reads = default_policy().manifest.reads

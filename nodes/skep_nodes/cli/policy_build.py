@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from skep_nodes.cli.failure import Exit, Failure
 from skep_nodes.cli.output import Column, Output
 from skep_policy.compiler import OLD_SYNTAX, REGO_BYTES_MAX, Compiled, CompileError, compile_policy
 from skep_policy.lint import Problem
+from skep_policy.manifest import Reads
 from skep_policy.opa import REGO_NAME, Run, capabilities_file, first_line, need_opa, run
 
 TEST_S_MAX = 60.0
@@ -141,10 +141,17 @@ def _facts(compiled: Compiled, folder: Path) -> dict[str, Any]:
         "wasm_sha256": manifest.wasm_sha256,
         "syntax": manifest.rego_version,
         "opa_version": manifest.opa_version,
-        "reads": {name: asdict(reads) for name, reads in manifest.reads.items()},
+        "reads": {name: _shown(reads) for name, reads in manifest.reads.items()},
         "cacheable": dict(manifest.cacheable),
         "warnings": len(compiled.warnings),
     }
+
+
+def _shown(reads: Reads) -> str:
+    """For people; programs read manifest.json."""
+    paths = [f"data.{root}" for root in reads.data]
+    paths += [f"input.{part}" if part else "input" for part in reads.input]
+    return " ".join(paths) or "nothing"
 
 
 def _tested(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,19 @@ target := [front_desk] if {
 	stranger
 } else := [input.meta.target] if {
 	named_node
-} else := [entry[2] | some entry in sort(array.concat(agents, people))]
+} else := [entry[2] | some entry in ordered(array.concat(agents, people))]
+
+# METADATA
+# title: In the order in which they are tried
+# description: >-
+#   By level, then the own tenant, then name. Sorting compares each with each, so the names of many stay unsorted.
+# scope: document
+ordered(entries) := sort(entries) if {
+	count(entries) <= 32
+} else := array.concat(
+	[entry | some entry in entries; entry[0] == 0],
+	[entry | some entry in entries; entry[0] > 0],
+)
 
 # METADATA
 # title: The front desk

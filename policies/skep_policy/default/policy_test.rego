@@ -117,6 +117,21 @@ test_seniority_comes_by_role_or_by_degree if {
 	answer == ["AI.one@h", "AI.senior@h", "IO.desk@h"]
 }
 
+test_many_are_tried_by_level_too if {
+	many := {sprintf("ilk:%d", [100 + n]): record("agent", "tnt:a", sprintf("AI.many%d@h", [n]), ["many"], {"roles": role}) |
+		some n in numbers.range(1, 40)
+		role := [["junior"], ["senior"]][n % 2]
+	}
+	crowd := {ilk: ilk | some ilk, _ in many}
+	answer := router.target with input as {"meta": needs("many"), "src": customer}
+		with data.agents as object.union(agents, many)
+		with data.tenant as object.union(tenants, {"tnt:a": {"capability": {"many": crowd}}})
+	count(answer) == 41
+	juniors := {agent.handler_node | some agent in many; agent.roles == ["junior"]}
+	{name | some name in array.slice(answer, 0, 20)} == juniors
+	answer[40] == "IO.desk@h"
+}
+
 test_seals_are_asked_for_unless_the_hive_says_otherwise if {
 	asked(needs("unsealed"), customer, {}) == ["IO.desk@h"]
 	asked(needs("unsealed"), customer, {"seals": "require"}) == ["IO.desk@h"]
