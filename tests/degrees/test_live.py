@@ -20,6 +20,8 @@ from skep_shm import IlkRecord, IlksReader, RegionError, SealStatus
 from support.hives import HiveFolder, environment
 from support.wait import eventually, eventually_async
 
+pytestmark = pytest.mark.slow
+
 AGENT = "AI.desk@test"
 SYSTEM = {
     "SY.config.routes": "skep_nodes.sy.config_routes",

@@ -88,6 +88,7 @@ class Desk:
         self.counters = {"answered": 0, "escalated": 0, "small_talk": 0, "model_used": 0, "model_refused": 0}
         self._confidence_min, self._show_sources = confidence_min, show_sources
         self._endpoint, self._post = endpoint, post
+        self.taught: Callable[[], str] = str  # the prompt of the desk's degree; empty without one
         self._make_index = index
         self._index: DocumentIndex | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="documents")
@@ -152,7 +153,8 @@ class Desk:
     ) -> Answer | None:
         """The model's answer when its judge accepts it. Raises ModelUnknown."""
         try:
-            answer = await model.ask(endpoint, ranked, self.memory.turns(thread), text, self._post)
+            turns = self.memory.turns(thread)
+            answer = await model.ask(endpoint, ranked, turns, text, self._post, self.taught())
         except ModelFailure as failure:
             self.counters["model_refused"] += 1
             log.warning("the model's answer is not used: %s", failure)

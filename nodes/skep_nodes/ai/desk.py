@@ -67,6 +67,9 @@ class DeskSettings:
     """Words of the trade that mean the same; the first of each group stands for all."""
     secrets_file: Path | None = None
     """JSON {model_key}, mode 0600; needed only when the model's endpoint wants a key."""
+    degree: Path | None = None
+    """Folder of the degree that the desk must hold to speak, such as state/degrees/agents/AI.desk; its prompt is
+    given to the model before the desk's own instructions."""
     model: ModelSettings = field(default_factory=ModelSettings)
     sayings: Sayings = field(default_factory=Sayings)
 
@@ -76,6 +79,8 @@ class DeskNode:
 
     def __init__(self, settings: DeskSettings, node: Node, desk: Desk) -> None:
         self.settings, self.node, self.desk = settings, node, desk
+        if settings.degree is not None:
+            desk.taught = lambda: node.degree.prompt
         expose(node, desk=desk.counters)
         node.on_message(self.receive)
         node.on_start(self._start)
@@ -158,7 +163,7 @@ def main() -> None:
     hive = process.hive_of(options.hive)
     database = hive.state_dir / "desk" / f"{process.base_of(settings.name)}.sqlite"
     desk = make_desk(settings, database, load_model_key(settings, hive))
-    node = Node(settings.name, hive=hive.root)
+    node = Node(settings.name, hive=hive.root, degree=settings.degree)
     DeskNode(settings, node, desk)
     node.run()
 

@@ -55,12 +55,15 @@ class ModelUnknown(Exception):
     """The model says that the sentences do not answer the question."""
 
 
-def request_body(endpoint: Endpoint, ranked: list[Ranked], turns: tuple[Turn, ...], question: str) -> bytes:
-    """The chat completion request; the question is not among `turns`."""
+def request_body(
+    endpoint: Endpoint, ranked: list[Ranked], turns: tuple[Turn, ...], question: str, taught: str = ""
+) -> bytes:
+    """The chat completion request; the question is not among `turns`. `taught` is the prompt of the desk's degree."""
     given = "\n".join(
         f"[{number}] {spoken(each.hit)}" for number, each in enumerate(ranked[:SENTENCES_MAX], 1)
     )
-    messages = [{"role": "system", "content": INSTRUCTIONS}]
+    instructions = f"{taught}\n\n{INSTRUCTIONS}" if taught else INSTRUCTIONS  # the rules of citing have the last word
+    messages = [{"role": "system", "content": instructions}]
     messages += [
         {"role": "user" if each.role == "user" else "assistant", "content": each.text} for each in turns
     ]
@@ -69,10 +72,15 @@ def request_body(endpoint: Endpoint, ranked: list[Ranked], turns: tuple[Turn, ..
 
 
 async def ask(
-    endpoint: Endpoint, ranked: list[Ranked], turns: tuple[Turn, ...], question: str, post: Post | None = None
+    endpoint: Endpoint,
+    ranked: list[Ranked],
+    turns: tuple[Turn, ...],
+    question: str,
+    post: Post | None = None,
+    taught: str = "",
 ) -> Answer:
     """The model's answer, judged. Raises ModelFailure, or ModelUnknown."""
-    body = request_body(endpoint, ranked, turns, question)
+    body = request_body(endpoint, ranked, turns, question, taught)
     reply = await _post(endpoint, body, post)
     return judge(_content(reply), ranked[:SENTENCES_MAX])
 
