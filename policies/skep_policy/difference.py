@@ -159,7 +159,11 @@ def _other_target(case: Case, answer: Answer) -> Change | None:
     if case.candidates == answer.names:
         return None
     taken = next((name for name in answer.names if name not in case.away), "")
-    return Change.OTHER_CANDIDATES if case.chosen and taken == case.chosen else Change.OTHER_TARGET
+    same = taken and case.chosen in (
+        taken,
+        f"{taken}@{case.chosen.partition('@')[2]}",
+    )  # the hive may be left out
+    return Change.OTHER_CANDIDATES if same else Change.OTHER_TARGET
 
 
 def _group(case: Case, answer: Answer, change: Change, report: Report) -> Group:

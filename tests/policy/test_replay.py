@@ -154,6 +154,9 @@ def test_other_candidates_that_lead_to_the_same_node_are_no_other_target() -> No
     )  # fmt: skip
     report = made_again([data(), said], candidate(target=lambda i, d: ["AI.away", "AI.here", "AI.last"]))
     assert changes(report) == [(Change.OTHER_CANDIDATES, 1)]
+    full = said | {"chosen": "AI.here@bee"}
+    report = made_again([data(), full], candidate(target=lambda i, d: ["AI.away", "AI.here", "AI.last"]))
+    assert changes(report) == [(Change.OTHER_CANDIDATES, 1)]
 
 
 def test_a_candidate_without_the_rule_refuses_everything() -> None:

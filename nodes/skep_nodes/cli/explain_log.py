@@ -29,10 +29,11 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One decision, and the file that it stands in."""
+    """One decision, and where it stands in which file."""
 
     event: dict[str, Any]
     path: Path
+    at: int = 0
 
 
 def moment_of(text: str) -> datetime:
@@ -101,16 +102,15 @@ def decision_named(hive: Hive, decision_id: str) -> Logged | None:
 def _found(hive: Hive, needle: bytes) -> list[Logged]:
     found: list[Logged] = []
     for path in reversed(log_files(log_folder(hive))):
-        found[:0] = [
-            Logged(event, path) for event in lines_with(path, needle) if event.get("kind") == "decision"
-        ]
+        lines = lines_with(path, needle)
+        found[:0] = [Logged(event, path, at) for at, event in lines if event.get("kind") == "decision"]
         if len(found) >= FOUND_MAX:
             break
     return found[-FOUND_MAX:]
 
 
-def lines_with(path: Path, needle: bytes) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file in which `needle` stands, without parsing any other."""
+def lines_with(path: Path, needle: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The whole lines of a file in which `needle` stands, and where, without parsing any other."""
     with (
         suppress(FileNotFoundError, ValueError),  # ValueError: the file is empty
         path.open("rb") as file,
@@ -122,16 +122,19 @@ def lines_with(path: Path, needle: bytes) -> Iterator[dict[str, Any]]:
             end = len(text) if end < 0 else end
             document = opened(text[start:end])
             if document is not None:
-                yield document
+                yield start, document
             at = text.find(needle, end)
 
 
 def policy_of(logged: Logged) -> dict[str, Any] | None:
-    """The policy line that a decision was made by; None when the log no longer has it."""
+    """The policy line that a decision was made by: that of the version which it names, else the last one before it.
+    None when the log no longer has it."""
     version = str(logged.event.get("labels", {}).get("policy_version", ""))
     lines = list(lines_with(logged.path, b'"kind":"policy"'))
-    named = [line for line in lines if str(line.get("version")) == version]
-    found = named or ([] if version else lines)
+    if version:
+        found = [line for _, line in lines if str(line.get("version")) == version]
+    else:
+        found = [line for at, line in lines if at < logged.at]
     return found[-1] if found else None
 
 
@@ -153,3 +156,19 @@ def _without_others(lines: Iterable[dict[str, Any]], decision_id: str) -> Iterat
     for line in lines:
         if line.get("kind") != "decision" or line.get("decision_id") == decision_id:
             yield line
+
+
+def decision_like(hive: Hive, path: str, asked: dict[str, Any], name: str) -> Logged | None:
+    """The last decision that was made for an equal message: one that a router still had answered for this one, too."""
+    needle = b'"input":{"meta":' + orjson.dumps(asked["meta"])
+    for file in reversed(log_files(log_folder(hive))):
+        for at, event in reversed(list(lines_with(file, needle))):
+            if event.get("kind") == "decision" and event.get("path") == path and _alike(event, asked, name):
+                return Logged(event, file, at)
+    return None
+
+
+def _alike(event: dict[str, Any], asked: dict[str, Any], name: str) -> bool:
+    """The same destination; and the same sender, where the policy read it."""
+    routing = event["input"].get("routing") or {}
+    return bool(routing.get("dst") == asked["routing"]["dst"] and routing.get("src_l2_name", name) == name)

@@ -85,7 +85,19 @@ def _traced(
         (folder / f"{name}.json").write_text(json.dumps(document))
     query = "data." + path.replace("/", ".")
     flags = ["--v0-compatible"] if old else []
-    arguments = ["eval", "--explain=full", "--format", "json", *flags, "-d", REGO_NAME, "-d", "data.json"]
+    # Without the index every rule is tried, so the trace also has the lines that did not hold.
+    arguments = [
+        "eval",
+        "--explain=full",
+        "--disable-indexing",
+        "--format",
+        "json",
+        *flags,
+        "-d",
+        REGO_NAME,
+        "-d",
+        "data.json",
+    ]
     found = run(opa, [*arguments, "-i", "input.json", query], folder).document()
     if not isinstance(found, dict) or "explanation" not in found:
         errors = found.get("errors") if isinstance(found, dict) else None

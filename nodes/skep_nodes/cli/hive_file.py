@@ -70,7 +70,20 @@ class HiveFile(BaseModel):
     tap: bool = True
     ready_s: Seconds = 10.0
     stop_s: Seconds = 8.0
+    decisions: dict[str, Any] = {}
     nodes: Annotated[list[NodeEntry], Field(max_length=NODES_MAX)] = []
+
+    @field_validator("decisions")
+    @classmethod
+    def _decisions(cls, decisions: dict[str, Any]) -> dict[str, Any]:
+        from skep.protocol.errors import PolicyError
+        from skep_nodes.sy.decisions_desk import settings_of
+
+        try:
+            settings_of(decisions)
+        except PolicyError as error:
+            raise ValueError(error.detail) from error
+        return decisions
 
     @field_validator("nodes")
     @classmethod

@@ -31,6 +31,7 @@ from skep_policy.manifest import ENTRYPOINTS
 from skep_policy.replay import Candidate, replay, spans
 
 RULED_MAX: Final = 20  # groups whose rule is looked up: one run of opa each
+RATED_MIN: Final = 1_000  # below it the start of the engine is all there is to measure
 ACCEPT_BYTES_MAX: Final = 1 << 20
 GROUPS: Final = (
     Column("id", "GROUP"), Column("change", "CHANGE"), Column("count", "COUNT", right=True),
@@ -181,8 +182,8 @@ def totals_of(report: Report) -> dict[str, int]:
 
 
 def _summary(report: Report, damaged: int, took_s: float) -> str:
-    rate = report.replayed / took_s if took_s > 0 else 0
-    text = f"{report.replayed} decisions asked again in {took_s:.1f} s ({rate:,.0f} a second), {report.changed} differ"
+    rate = f" ({report.replayed / took_s:,.0f} a second)" if report.replayed >= RATED_MIN else ""
+    text = f"{report.replayed} decisions asked again in {took_s:.1f} s{rate}, {report.changed} differ"
     shown = {
         "refused before the policy was asked": report.not_asked, "with a masked answer": report.masked,
         "of other rules": report.foreign, "asked with the nearest data": report.approximate,

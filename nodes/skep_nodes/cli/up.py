@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +37,8 @@ SYSTEM_MODULES = {
     "SY.threads": "skep_nodes.sy.threads",
     "SY.tap": "skep_nodes.sy.tap",
     "SY.opa.rules": "skep_nodes.sy.opa_rules",
+    "SY.registrar": "skep_nodes.sy.registrar",
+    "SY.decisions": "skep_nodes.sy.decisions",
 }
 
 
@@ -70,12 +72,21 @@ def children_of(
     system = {name: module for name, module in SYSTEM_MODULES.items() if settings.tap or name != "SY.tap"}
     tickets = {name: new_ticket() for name in system}
     root = str(hive.root)
-    router = python("skep_router", "--hive", root, "--name", settings.router_name)
+    # There always is a policy, so nothing may pass before it decides; and no exchange is cut by its arrival.
+    router = python("skep_router", "--hive", root, "--name", settings.router_name, "--policy", "required")
     children = [Child(settings.router_name, router, tickets=tickets)]
     children += [
-        Child(name, python(module, "--hive", root), ticket=tickets[name]) for name, module in system.items()
+        Child(name, [*python(module, "--hive", root), *_options(hive, settings, name)], ticket=tickets[name])
+        for name, module in system.items()
     ]
     return [*children, *(_application(hive, entry, trace) for entry in entries)]
+
+
+def _options(hive: Hive, settings: HiveFile, name: str) -> list[str]:
+    """What a system node is told besides its hive."""
+    if name != "SY.decisions" or not settings.decisions:
+        return []
+    return ["--config", str(_written(hive, name, settings.decisions))]
 
 
 def _application(hive: Hive, entry: NodeEntry, trace: bool) -> Child:
@@ -96,10 +107,12 @@ def _application(hive: Hive, entry: NodeEntry, trace: bool) -> Child:
 
 def _settings_file(hive: Hive, entry: NodeEntry) -> Path | None:
     """Settings that stand in hive.yaml, as the file that the node reads."""
-    if not entry.settings:
-        return None
-    path = hive.root / "run" / "nodes" / f"{entry.name}.json"
-    path.write_text(json.dumps(entry.settings))
+    return _written(hive, entry.name, entry.settings) if entry.settings else None
+
+
+def _written(hive: Hive, name: str, values: Mapping[str, Any]) -> Path:
+    path = hive.root / "run" / "nodes" / f"{name}.json"
+    path.write_text(json.dumps(values))
     path.chmod(0o600)
     return path
 
@@ -154,9 +167,22 @@ class Supervisor:
                 self._tell(child, "started again")
             elif child.state is State.STARTING:
                 joined = self._joined() if joined is None else joined
-                if child.pid in joined or (child.tickets and self._readers):
+                if self._is_ready(child, joined):
                     child.state = State.READY
                     self._tell(child, f"ready in {now_s - child.started_s:.2f} s")
+
+    def _is_ready(self, child: Child, joined: dict[int, str]) -> bool:
+        if child.tickets:
+            return bool(self._readers)
+        return child.pid in joined and (child.name != "SY.opa.rules" or self._policy_decides(child))
+
+    def _policy_decides(self, child: Child) -> bool:
+        """Whether the policy's owner says that routers run it; a file of an earlier process does not count."""
+        try:
+            stated = json.loads((self.hive.root / "run" / "SY.opa.rules.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(stated, dict) and stated.get("pid") == child.pid
 
     def _on_exit(self, child: Child, code: int, now_s: float) -> None:
         killed = code == -signal.SIGKILL  # nobody dies of that with a word

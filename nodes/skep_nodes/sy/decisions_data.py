@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import orjson
 
-from skep_policy.documents import ZERO, Documents, Patch, stands
+from skep_policy.documents import ZERO, Documents, Patch, ilk_name, stands
 from skep_policy.record import Revision
 from skep_shm import IlkRecord, IlksReader, RegionError, TenantRecord, TenantsReader
 
@@ -110,6 +110,16 @@ class HiveData:
         if self._ilks.there:
             patches += self.documents.set_config("identity", True)
         return patches
+
+    def guests(self, *records: IlkRecord | None) -> list[Patch]:
+        """The interlocutors that do not stand in the data, as one decision about them has them."""
+        guests = {
+            each.ilk: each for each in records if each is not None and not self.documents.standing(each.ilk)
+        }
+        return [
+            Patch(("identity", ilk_name(ilk)), orjson.dumps(self.documents.document(record)))
+            for ilk, record in guests.items()
+        ]
 
     def whole_line(self) -> dict[str, Any]:
         """All of it, as a line of the log."""

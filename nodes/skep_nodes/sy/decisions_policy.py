@@ -13,7 +13,7 @@ import orjson
 
 from skep.protocol.errors import PolicyError
 from skep_policy.authority import public_key
-from skep_policy.bundle import hash_of, open_bundle
+from skep_policy.bundle import open_bundle
 from skep_shm import PolicyReader, RegionError
 
 
@@ -45,12 +45,13 @@ class PolicyInForce:
         state = reader.read()
         if not state.bundle:
             return {"kind": "policy", "version": state.version, "error": "none was published"}
-        facts = {"kind": "policy", "version": state.version, "hash": hash_of(state.bundle)}
+        facts: dict[str, Any] = {"kind": "policy", "version": state.version}
         try:
             bundle = open_bundle(state.bundle, public_key(self._root), self._hive)
         except PolicyError as error:
             return {**facts, "error": str(error)}
-        return {**facts, "rego": bundle.rego, "manifest": orjson.loads(bundle.manifest.to_json())}
+        manifest = orjson.loads(bundle.manifest.to_json())
+        return {**facts, "hash": bundle.manifest.wasm_sha256, "rego": bundle.rego, "manifest": manifest}
 
     @property
     def version(self) -> int:
