@@ -33,6 +33,11 @@ WHO = "agents:\n  - {node: AI.desk, capabilities: [orders]}\n  - {node: AI.other
 
 @pytest.fixture
 def hive(hive_folder: HiveFolder, router: object) -> HiveFolder:
+    return in_service(hive_folder)
+
+
+def in_service(hive_folder: HiveFolder) -> HiveFolder:
+    """The hive with its system nodes, and its agents known."""
     (hive_folder.root / "config" / "identity.yaml").write_text(WHO)
     for name, module in SYSTEM.items():
         hive_folder.start(name, [sys.executable, "-m", module, "--hive", str(hive_folder.root)])
@@ -162,6 +167,32 @@ async def test_a_running_agent_takes_up_a_new_degree_and_falls_silent_when_it_is
         status = await asker.request(AGENT, {}, timeout=5, type="system", verb="STATUS")
         assert status.payload["health_state"] == "ERROR"
         assert status.payload["degree"]["code"] == "SEAL_REVOKED"
+
+
+async def test_a_router_that_requires_seals_routes_only_to_the_sealed(hive_folder: HiveFolder) -> None:
+    """Missing, valid, broken, revoked: as SY.registrar and SY.identity say it, and without the agent's own check."""
+    hive_folder.start_router("RT.main", "--seals", "require")
+    hive = in_service(hive_folder)
+    async with Node("AI.desk", hive=hive.root) as node, Node("IO.test", hive=hive.root) as asker:
+
+        @node.on_message
+        async def speak(message: Message) -> dict[str, str]:
+            return {"prompt": "here I am"}
+
+        await eventually_async(lambda: hears(asker, "SEAL_REQUIRED"), within=20, what="no seal, no message")
+        teach(hive, "1.0.0", "Be kind.")
+        await eventually_async(lambda: hears(asker, "here I am"), within=10, what="sealed")
+        text = next((degree_folder(hive.root, "AI.desk") / "modules").iterdir())
+        text.write_text("Be kinD.")
+        await eventually_async(lambda: hears(asker, "SEAL_REQUIRED"), within=10, what="broken")
+        text.write_text("Be kind.")
+        await eventually_async(lambda: hears(asker, "here I am"), within=10, what="whole again")
+        done(hive, "degree", "revoke", "AI.desk", "--yes")
+        await eventually_async(lambda: hears(asker, "SEAL_REQUIRED"), within=10, what="revoked")
+
+
+async def hears(asker: Node, word: str) -> bool:
+    return word in await prompt_of(asker)
 
 
 @pytest.mark.goal("G1")
