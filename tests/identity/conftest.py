@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -27,8 +26,9 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], S
     """Makes a store on the same database each time: what a restart finds."""
     if request.param == "sqlite":
         return lambda: SqliteStore(tmp_path / "identity.db")
-    url = request.getfixturevalue("postgres").url(f"test_{uuid4().hex}")
-    return lambda: PostgresStore(url)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    server.empty("identity")
+    return lambda: PostgresStore(server.url("identity"))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from skep_nodes.identity import ids, limits
 from skep_nodes.identity.fields import Fields
@@ -19,6 +20,7 @@ from skep_nodes.identity.view import Ask, View
 from skep_shm.channel_key import normal_address, normal_kind
 
 
+@lru_cache(maxsize=4096)  # a request asks several times, and a group of requests has no more addresses
 def look_up(kind: str, address: str, tenant: bytes) -> bytes:
     """What stands for (kind, address, tenant); the database's own, without the hive's secret."""
     kind = normal_kind(kind)

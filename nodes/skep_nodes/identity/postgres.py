@@ -25,7 +25,7 @@ import asyncpg
 
 from skep_nodes.identity.migrating import missing
 from skep_nodes.identity.records import Entry
-from skep_nodes.identity.sqlite import COUNTS, HISTORY_MAX, upsert_text
+from skep_nodes.identity.sqlite import COUNTS, HISTORY_MAX, by_table, upsert_text
 from skep_nodes.identity.store import Conflict, Fetched, StoreBroken, StoreError, StoreUnready
 from skep_nodes.identity.tables import AUDIT, Form, Table
 from skep_nodes.identity.view import AFTER, Ask, Change
@@ -42,6 +42,7 @@ _ARRAYS: Final = {
     Form.BYTES: "bytea",
     Form.TEXT: "text",
     Form.INT: "bigint",
+    Form.ENUM: "bigint",
     Form.WORDS: "text",
     Form.OBJECT: "text",
 }
@@ -274,33 +275,26 @@ class PostgresStore:
             raise StoreError(f"PostgreSQL: {error}") from error
 
     async def _write(self, changes: Sequence[Change], entries: Sequence[Entry]) -> None:
-        puts: dict[str, list[list[Any]]] = defaultdict(list)
-        drops: dict[str, list[Any]] = defaultdict(list)
-        known = {change.table.name: change.table for change in changes} | {AUDIT.name: AUDIT}
-        for change in changes:
-            if change.record is None:
-                drops[change.table.name].append(change.key)
-            else:
-                puts[change.table.name].append(change.table.pack(change.record))
-        for entry in entries:
-            puts[AUDIT.name].append(AUDIT.pack(entry))
-        if drops:
-            await self._write_in_steps(known, puts, drops)
-        elif puts:
-            tables = [known[name] for name in puts]
-            arrays = [array for rows in puts.values() for array in zip(*rows, strict=True)]
-            await self._connection.execute(self._statement(tables), *map(list, arrays))
+        parts = by_table(changes)
+        if entries:
+            parts.append((AUDIT, [AUDIT.pack(entry) for entry in entries], []))
+        if any(keys for _, _, keys in parts):
+            await self._write_in_steps(parts)
+        elif parts:
+            text = self._statement([table for table, _, _ in parts])
+            arrays = [list(array) for _, rows, _ in parts for array in zip(*rows, strict=True)]
+            await self._connection.execute(text, *arrays)
 
-    async def _write_in_steps(
-        self, known: dict[str, Table], puts: dict[str, list[list[Any]]], drops: dict[str, list[Any]]
-    ) -> None:
+    async def _write_in_steps(self, parts: Sequence[tuple[Table, list[list[Any]], list[tuple[Any]]]]) -> None:
         async with self._connection.transaction():
-            for name, keys in drops.items():
-                text = f"DELETE FROM {name} WHERE {known[name].key} = ANY($1)"  # noqa: S608 our own names
-                await self._connection.execute(text, keys)
-            for name, rows in puts.items():
-                arrays = map(list, zip(*rows, strict=True))
-                await self._connection.execute(self._statement([known[name]]), *arrays)
+            for table, rows, keys in parts:
+                if keys:
+                    text = f"DELETE FROM {table.name} WHERE {table.key} = ANY($1)"  # noqa: S608 our own names
+                    await self._connection.execute(text, [key for (key,) in keys])
+                if rows:
+                    await self._connection.execute(
+                        self._statement([table]), *map(list, zip(*rows, strict=True))
+                    )
 
     def _statement(self, tables: Sequence[Table]) -> str:
         """All upserts as one statement: one CTE a table, one array a column."""
@@ -334,4 +328,4 @@ def _upsert(table: Table, number: int) -> str:
     arrays = ", ".join(f"${number + at}::{_ARRAYS[form]}[]" for at, form in enumerate(forms))
     names = ", ".join(f"c{at}" for at in range(len(forms)))
     shown = ", ".join(f"c{at}::json" if form is Form.OBJECT else f"c{at}" for at, form in enumerate(forms))
-    return upsert_text(table, f"SELECT {shown} FROM unnest({arrays}) AS rows ({names})")
+    return upsert_text(table, f"SELECT {shown} FROM unnest({arrays}) AS rows ({names})")  # noqa: S608 our names

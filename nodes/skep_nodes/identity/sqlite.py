@@ -212,21 +212,15 @@ class SqliteStore:
         database = self._db
         try:
             database.execute("BEGIN IMMEDIATE")
-            for change in changes:
-                self._write(database, change)
+            for table, rows, keys in by_table(changes):
+                database.executemany(f"DELETE FROM {table.name} WHERE {table.key} = ?", keys)  # noqa: S608 our names
+                database.executemany(self._upsert(table), rows)
             database.executemany(self._upsert(AUDIT), [AUDIT.pack(entry) for entry in entries])
             database.execute("COMMIT")
         except sqlite3.Error as error:
             known = self._error(error)
             self._roll_back(database)
             raise known from error
-
-    def _write(self, database: sqlite3.Connection, change: Change) -> None:
-        table = change.table
-        if change.record is None:
-            database.execute(f"DELETE FROM {table.name} WHERE {table.key} = ?", (change.key,))  # noqa: S608 our names
-        else:
-            database.execute(self._upsert(table), table.pack(change.record))
 
     def _upsert(self, table: Table) -> str:
         text = self._texts.get((table.name, ""))
@@ -243,6 +237,18 @@ class SqliteStore:
                 self._broken = (
                     f"{self.path}: a transaction could not be taken back ({error}); start SY.identity again"
                 )
+
+
+def by_table(changes: Sequence[Change]) -> list[tuple[Table, list[list[Any]], list[tuple[Any]]]]:
+    """The rows to set and the keys to remove in each table."""
+    found: dict[str, tuple[Table, list[list[Any]], list[tuple[Any]]]] = {}
+    for table, key, record, _ in changes:
+        _, rows, keys = found.setdefault(table.name, (table, [], []))
+        if record is None:
+            keys.append((key,))
+        else:
+            rows.append(table.pack(record))
+    return list(found.values())
 
 
 COUNTS: Final = {

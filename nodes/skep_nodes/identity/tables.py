@@ -19,6 +19,8 @@ from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
+from msgpack import Packer
+
 from skep_nodes.identity import records
 
 CHECK = "row_check"
@@ -30,6 +32,8 @@ class Form(Enum):
     BYTES = auto()
     TEXT = auto()
     INT = auto()
+    ENUM = auto()
+    """A whole number that has a name here."""
     WORDS = auto()
     """A tuple of words that hold no space: one text."""
     OBJECT = auto()
@@ -45,7 +49,7 @@ class Damaged(Exception):
         self.table, self.key = table, key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared, and hashed some thousand times a second, by what it is
 class Table:
     """One kind of row."""
 
@@ -81,8 +85,12 @@ class Table:
         return attrgetter(*self.fields)
 
     @cached_property
-    def _written(self) -> tuple[tuple[int, Callable[[Any], str]], ...]:
-        makers = {Form.WORDS: " ".join, Form.OBJECT: _object_text}
+    def _written(self) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
+        makers: dict[Form, Callable[[Any], Any]] = {
+            Form.WORDS: " ".join,
+            Form.OBJECT: _object_text,
+            Form.ENUM: int,
+        }
         return tuple((at, makers[form]) for at, form in enumerate(self.forms) if form in makers)
 
     @cached_property
@@ -99,7 +107,6 @@ class Table:
         row = list(self._values(record))
         for at, write in self._written:
             row[at] = write(row[at])
-        row = [int(each) if isinstance(each, int) else each for each in row]
         row.append(_check(row))
         return row
 
@@ -113,8 +120,11 @@ class Table:
         return self.record(*values)
 
 
+_packed = Packer(use_bin_type=True).pack
+
+
 def _check(row: list[Any]) -> int:
-    return crc32(repr(row).encode("utf-8", "surrogatepass"))
+    return crc32(_packed(row))
 
 
 def _object_text(value: Any) -> str:
@@ -125,7 +135,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split(" ")) if text else ()
 
 
-_FORMS = {"B": Form.BYTES, "T": Form.TEXT, "I": Form.INT, "W": Form.WORDS, "O": Form.OBJECT}
+_FORMS = {"B": Form.BYTES, "T": Form.TEXT, "I": Form.INT, "E": Form.ENUM, "W": Form.WORDS, "O": Form.OBJECT}
 
 
 def _table(name: str, record: type[Any], forms: str, columns: str, indexes: str = "", **more: Any) -> Table:
@@ -135,12 +145,12 @@ def _table(name: str, record: type[Any], forms: str, columns: str, indexes: str 
 
 
 TENANTS = _table(
-    "identity_tenants", records.Tenant, "BTTTIOBTII",
+    "identity_tenants", records.Tenant, "BTTTEOBTII",
     "tenant_id name name_key domain status settings requested_by approved_by created_at updated_at",
     "name_key domain", resident=True,
 )  # fmt: skip
 ILKS = _table(
-    "identity_ilks", records.Ilk, "BIIIBTTOWWIBIIIWTIII",
+    "identity_ilks", records.Ilk, "BEEEBTTOWWIBIEIWTIII",
     "ilk_id ilk_type subtype registration_status tenant_id email node_name identification roles capabilities live"
     " canonical_ilk_id alias_expires_at seal_status seal_expires_at degrees registered_by created_at updated_at"
     " deleted_at",
@@ -158,7 +168,7 @@ MERGES = _table(
     "source_ilk_id target_ilk_id",
 )  # fmt: skip
 GRADUATIONS = _table(
-    "identity_graduations", records.Graduation, "BBBIBITIIIT",
+    "identity_graduations", records.Graduation, "BBBIBETIIIT",
     "graduation_id ilk_id degree_id degree_version seal status issuer issued_at valid_until revoked_at reason",
     "ilk_id degree_id",
 )  # fmt: skip

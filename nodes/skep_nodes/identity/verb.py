@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from skep.protocol.names import base_of, glob_match, hive_of
@@ -26,5 +27,10 @@ class Verb:
         """Whether this caller may say it: another hive's name proves nothing here."""
         if not self.callers:
             return True
-        base, at = base_of(caller.name), hive_of(caller.name)
-        return at == hive and caller.proven and any(glob_match(pattern, base) for pattern in self.callers)
+        return caller.proven and _matches(self.callers, caller.name, hive)
+
+
+@lru_cache(maxsize=1024)  # asked for every message, and few names ask
+def _matches(patterns: tuple[str, ...], name: str, hive: str) -> bool:
+    base = base_of(name)
+    return hive_of(name) == hive and any(glob_match(pattern, base) for pattern in patterns)

@@ -90,7 +90,7 @@ class View:
         self._shelves = {
             table.name: resident[table.name] if table.resident else Shelf(table) for table in tables.ALL
         }
-        self._known: set[tuple[str, str, Any]] = set()
+        self._known: set[Ask] = set()
         self._undo: list[tuple[Shelf, Any, Any]] = []
         self._before: dict[tuple[str, Any], Any] = {}
         self.entries: list[tuple[str, str, bytes, bytes, str, dict[str, Any]]] = []
@@ -99,9 +99,8 @@ class View:
 
     def unknown(self, asks: Iterable[Ask]) -> set[Ask]:
         """What of these has to be read first."""
-        return {
-            ask for ask in asks if not ask.table.resident and (ask.table.name, *ask[1:]) not in self._known
-        }
+        known = self._known
+        return {ask for ask in asks if ask not in known and not ask.table.resident}
 
     def load(self, asks: Iterable[Ask], rows: Iterable[tuple[Table, Any]]) -> None:
         """Take in what was read; a row that was changed meanwhile keeps its change."""
@@ -110,7 +109,7 @@ class View:
             key = getattr(record, table.field_of[table.key])
             if (table.name, key) not in self._before and key not in shelf.rows:
                 shelf.put(record)
-        self._known.update((ask.table.name, *ask[1:]) for ask in asks)
+        self._known.update(asks)
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -137,7 +136,7 @@ class View:
         return iter(list(self._shelves[table.name].rows.values()))
 
     def _loaded(self, table: Table, column: str, value: Any) -> None:
-        known = table.resident or (table.name, column, value) in self._known
+        known = Ask(table, column, value) in self._known or table.resident
         assert known or (table.name, value) in self._before, f"{table.name}.{column} was not asked for"
 
     def tenant(self, key: bytes) -> Tenant | None:
