@@ -32,6 +32,5 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 say "installing $lock ($(grep -c '==' "$lock") locked versions)"
 "$venv/bin/python" -m pip install --quiet --require-hashes --no-deps -r "$lock"
-if ! "$venv/bin/python" -m pip show --quiet skep 2>/dev/null; then
-    "$venv/bin/python" -m pip install --quiet --no-build-isolation --no-deps -e .
-fi
+# Each time, not only the first: a checkout that has a new package folder must be linked anew.
+"$venv/bin/python" -m pip install --quiet --no-build-isolation --no-deps -e .
