@@ -37,7 +37,7 @@ _HEAD = (
     "tenant",
     "canonical",
 )
-_unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "degrees", "text").unpack
+_unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "text").unpack
 _make = tuple.__new__
 _Words = tuple[str, ...]
 _NO_WORDS: tuple[str, _Words, _Words, _Words] = ("", (), (), ())
@@ -112,8 +112,9 @@ class IlksReader(TableReader[IlkRecord]):
         return cls(root, REGION, owner_uid)
 
     def _decode(self, slot: int, raw: bytes) -> IlkRecord | None:
-        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, _, text = (
-            _unpack(raw)
+        fields = _unpack(raw)
+        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, text = (
+            fields
         )
         if state != _LIVE:
             return None
@@ -147,12 +148,16 @@ class IlksReader(TableReader[IlkRecord]):
         text, raw = whole
         fields = _unpack(raw)
         head = self._decode(slot, raw[:14] + bytes(2) + raw[16:])  # as one without text
-        return None if head is None else _make(IlkRecord, (*head[:9], *_words(text, fields[6], fields[12])))
+        return None if head is None else _make(IlkRecord, (*head[:9], *_split(text, fields[6], fields[12])))
 
 
-@lru_cache(maxsize=4096)  # most interlocutors have the same few roles
-def _words(text: bytes, roles: int, capabilities: int) -> tuple[str, _Words, _Words, _Words]:
+def _split(text: bytes, roles: int, capabilities: int) -> tuple[str, _Words, _Words, _Words]:
     """Handler, roles, capabilities, degrees."""
     parts = text.decode().split("\0")
     second, third = 1 + roles, 1 + roles + capabilities
     return parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:])
+
+
+_words = lru_cache(maxsize=4096)(
+    _split
+)  # of what fits in a record: most interlocutors have the same few roles

@@ -28,8 +28,8 @@ def shape_of(layout: Layout, capacity: int) -> Shape:
 
 
 def bucket_of(key: bytes, multiplier: int, shift: int) -> int:
-    """Bucket of a key (its first 16 bytes); `shift` is 128 minus the number of bucket bits."""
-    return ((int.from_bytes(key[:16], "little") * multiplier) & M128) >> shift
+    """Bucket of a key; `shift` is 128 minus the number of bucket bits. Modulo 2^128 only the first 16 bytes count."""
+    return ((int.from_bytes(key, "little") * multiplier) & M128) >> shift
 
 
 def shift_of(buckets: int) -> int:

@@ -17,7 +17,7 @@ from skep_shm.layouts import MORE, State
 from skep_shm.region import HIGH_WATER, Attachment
 from skep_shm.ring import read_changes
 from skep_shm.segment import Segment
-from skep_shm.seqlock import RESIDUE, Entry, Reader
+from skep_shm.seqlock import RESIDUE, Reader
 from skep_shm.table import MORE_STRUCT, PREFIX
 from skep_shm.types import Change
 from skep_shm.words import unseal
@@ -25,62 +25,9 @@ from skep_shm.words import unseal
 T = TypeVar("T")
 Index = tuple[int, int, int, int]
 """Where buckets and links begin, as indexes of words; multiplier; shift."""
-Decode = Callable[[int, bytes], T | None]
 _FIND_TRIES = 4  # a miss while the revision moves; then the records are searched
 _CHAIN_USUAL = 8  # records walked without verifying the words; longer chains are rarer than one in 10^6
 _TEXT_TRIES = 64
-
-
-def _finder(
-    segment: Segment,
-    table: tuple[int, int, int],
-    index: Index,
-    key: slice,
-    reader: Reader[T],
-    decode: Decode[T],
-) -> Callable[[bytes], Entry[T] | None]:
-    """Returns `quick(key)`: the entry of a key, or None when the whole look-up must be done.
-
-    A record that seems to have another key is passed over unchecked: a hint good enough to look further along the
-    chain, never to answer "not found". In a table of a million records nearly every read is the first of its record; a
-    chain then costs one check and one decoding, not one for each record on the way. All in one closure over locals:
-    calls and attributes would double it.
-    """
-    mapping, words = segment.mapping, segment.words
-    base, stride, capacity = table
-    known, known_max, entry = reader.known, reader.known_max, reader.entry
-    recall, number, steps = known.get, int.from_bytes, range(_CHAIN_USUAL)
-    buckets, links, multiplier, shift = index
-
-    def quick(wanted: bytes) -> Entry[T] | None:
-        bucket = ((number(wanted[:16], "little") * multiplier) & M128) >> shift
-        slot = (words[buckets + bucket] >> 16) - 1
-        for _ in steps:
-            if not 0 <= slot < capacity:
-                return None
-            start = base + slot * stride
-            sequence = words[start >> 3]
-            raw = mapping[start : start + stride]
-            if raw[key] == wanted:
-                break
-            slot = (words[links + slot] >> 16) - 1
-        else:
-            return None
-        found = recall(slot)
-        if found is not None and raw == found[0]:
-            return found
-        if sequence & 1 or words[start >> 3] != sequence or crc32(raw) != RESIDUE:
-            found = entry(slot)
-            return found if found is not None and found[0][key] == wanted else None
-        value = decode(slot, raw)
-        if value is None:
-            return None
-        if len(known) >= known_max:
-            known.clear()
-        found = known[slot] = raw, value
-        return found
-
-    return quick
 
 
 class TableReader(Attachment, Generic[T]):
@@ -106,9 +53,54 @@ class TableReader(Attachment, Generic[T]):
         self._copy = reader.copy
         self._entry = reader.entry
         index = (self._buckets, self._links, self._multiplier, self._shift)
-        key = slice(self._key_start, self._key_end)
-        self._quick = _finder(segment, table, index, key, reader, self._decode)
+        self._quick = self._finder(segment, table, index, reader)
         self._inline = self.layout.width("text") if "text" in self.layout else 0
+
+    def _finder(
+        self, segment: Segment, table: tuple[int, int, int], index: Index, records: Reader[T]
+    ) -> Callable[[bytes], T | None]:
+        """Returns what `find` does in one generation: straight through the index; `_find` is for what is not usual.
+
+        A record that seems to have another key is passed over unchecked: a hint good enough to look further along the
+        chain, never to answer "not found". In a table of a million records nearly every read is the first of its
+        record; a chain then costs one check and one decoding, not one for each record on the way. All in one closure
+        over locals: calls and attributes would double it.
+        """
+        mapping, words = segment.mapping, segment.words
+        base, stride, capacity = table
+        key = slice(self._key_start, self._key_end)
+        known, known_max, recall, entry = records.known, records.known_max, records.known.get, records.entry
+        decode, slow, number, steps = self._decode, self._find, int.from_bytes, range(_CHAIN_USUAL)
+        buckets, links, multiplier, shift = index
+
+        def find(wanted: bytes) -> T | None:
+            slot = (words[buckets + (((number(wanted, "little") * multiplier) & M128) >> shift)] >> 16) - 1
+            for _ in steps:
+                if not 0 <= slot < capacity:
+                    return slow(wanted)
+                start = base + slot * stride
+                sequence = words[start >> 3]
+                raw = mapping[start : start + stride]
+                if raw[key] == wanted:
+                    break
+                slot = (words[links + slot] >> 16) - 1
+            else:
+                return slow(wanted)
+            found = recall(slot)
+            if found is not None and raw == found[0]:
+                return found[1]
+            if sequence & 1 or words[start >> 3] != sequence or crc32(raw) != RESIDUE:
+                found = entry(slot)
+                return found[1] if found is not None and found[0][key] == wanted else slow(wanted)
+            value = decode(slot, raw)
+            if value is None:
+                return slow(wanted)
+            if len(known) >= known_max:
+                known.clear()
+            known[slot] = raw, value
+            return value
+
+        return find
 
     def _decode(self, slot: int, raw: bytes) -> T | None:
         """The value in a checked copy; None when the record is not live."""
@@ -142,8 +134,7 @@ class TableReader(Attachment, Generic[T]):
         """The record with this key, through the hash index; None when no record has it."""
         if self._anchor_words[GENERATION] != self._generation_word:
             self._follow()
-        entry = self._quick(key)
-        return self._find(key) if entry is None else entry[1]
+        return self._quick(key)
 
     def _find(self, key: bytes) -> T | None:
         """The whole look-up: the chain, again if the table changed meanwhile, and then every record."""
