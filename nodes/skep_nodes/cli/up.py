@@ -72,7 +72,8 @@ def children_of(
     system = {name: module for name, module in SYSTEM_MODULES.items() if settings.tap or name != "SY.tap"}
     tickets = {name: new_ticket() for name in system}
     root = str(hive.root)
-    router = python("skep_router", "--hive", root, "--name", settings.router_name)
+    # There always is a policy, so nothing may pass before it decides; and no exchange is cut by its arrival.
+    router = python("skep_router", "--hive", root, "--name", settings.router_name, "--policy", "required")
     children = [Child(settings.router_name, router, tickets=tickets)]
     children += [
         Child(name, [*python(module, "--hive", root), *_options(hive, settings, name)], ticket=tickets[name])
@@ -166,9 +167,22 @@ class Supervisor:
                 self._tell(child, "started again")
             elif child.state is State.STARTING:
                 joined = self._joined() if joined is None else joined
-                if child.pid in joined or (child.tickets and self._readers):
+                if self._is_ready(child, joined):
                     child.state = State.READY
                     self._tell(child, f"ready in {now_s - child.started_s:.2f} s")
+
+    def _is_ready(self, child: Child, joined: dict[int, str]) -> bool:
+        if child.tickets:
+            return bool(self._readers)
+        return child.pid in joined and (child.name != "SY.opa.rules" or self._policy_decides(child))
+
+    def _policy_decides(self, child: Child) -> bool:
+        """Whether the policy's owner says that routers run it; a file of an earlier process does not count."""
+        try:
+            stated = json.loads((self.hive.root / "run" / "SY.opa.rules.json").read_bytes())
+        except (OSError, ValueError):
+            return False
+        return isinstance(stated, dict) and stated.get("pid") == child.pid
 
     def _on_exit(self, child: Child, code: int, now_s: float) -> None:
         killed = code == -signal.SIGKILL  # nobody dies of that with a word

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import sys
 import time
 from functools import partial
@@ -39,6 +41,7 @@ from skep_policy.bundle import Bundle, Compiled, open_bundle, pack
 from skep_shm import PolicyReader, PolicyState, PolicyWriter, RegionError, RegionKind
 
 NAME: Final = "SY.opa.rules"
+READY_FILE: Final = "SY.opa.rules.json"
 SWITCH_S: Final = 3.0  # routers switch within one; the rest is for a busy machine
 STATUS_S: Final = 0.5  # for `get_status`: whoever is silent so long is named
 CONCURRENCY: Final = 8  # answers to reads while a compiler runs
@@ -66,6 +69,7 @@ class OpaRules:
         self.find_sender: FindSender = partial(sender_of, hive.root)
         self.node = Node(NAME, hive=hive.root, persistent=True, concurrency=CONCURRENCY)
         self._changing = False
+        self._ready_file = hive.root / "run" / READY_FILE
         self._tasks: set[asyncio.Task[None]] = set()
         self._declare()
 
@@ -101,9 +105,19 @@ class OpaRules:
 
     async def _start(self) -> None:
         self._tasks.add(asyncio.create_task(beat(self.region.heartbeat)))
+        self._tasks.add(asyncio.create_task(self._say_when_ready()))
         ring_doorbell(self.node, RegionKind.POLICY)
 
+    async def _say_when_ready(self) -> None:
+        """A file for whoever started us: routers run the policy, or have had their time. Before, they admit nobody."""
+        current = self.desk.shelf.current
+        if current is not None:
+            await self._routers(current.version, SWITCH_S)
+        with contextlib.suppress(OSError):
+            self._ready_file.write_text(json.dumps({"pid": os.getpid()}))
+
     async def _stop(self) -> None:
+        self._ready_file.unlink(missing_ok=True)
         for task in self._tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
