@@ -134,7 +134,10 @@ async def test_the_life_of_a_policy(hive_folder: HiveFolder, owner: dict[str, Ch
         applied = await ask(node, wanted("apply", version=2))
         assert (applied["status"], applied["version"]) == ("ok", 2), applied
         assert present(hive_folder).rego == rules("one")
-        assert [row["router"] for row in applied["routers"]] == [node.client.router_name]
+        assert [(row["router"], row["status"]) for row in applied["routers"]] == [
+            (node.client.router_name, "ok")
+        ]
+        assert applied["pending"] == []
         both = await ask(node, wanted("compile_apply", rego=rules("two")))
         assert both["version"] == 3
         rolled = await ask(node, wanted("rollback"))
@@ -204,6 +207,39 @@ async def test_a_second_change_hears_busy_and_reads_are_answered_meanwhile(
         assert (await query(node, "get_policy"))["version"] == 1
         assert (await first)["version"] == 2
         assert (await ask(node, wanted("compile", rego=rules("two"))))["version"] == 3
+
+
+@pytest.mark.needs("opa")
+async def test_policies_change_under_load_and_no_message_is_lost_or_reordered(
+    hive_folder: HiveFolder, owner: dict[str, Child]
+) -> None:
+    heard: list[int] = []
+    sink, source = Node("AI.sink", hive=hive_folder.root), Node("IO.source", hive=hive_folder.root)
+
+    @sink.on_message
+    async def hear(message: Message) -> None:
+        heard.append(message.payload["n"])
+
+    async with sink, source, joined(hive_folder) as admin:
+        await ask(admin, wanted("compile_apply", rego=rules("first")))
+        done, sent = asyncio.Event(), 0
+
+        async def flood() -> None:
+            nonlocal sent
+            while not done.is_set():
+                await source.send("AI.sink", {"n": sent}, ack="routed")
+                sent += 1
+
+        flooding = asyncio.create_task(flood())
+        for name in ("second", "third"):
+            answer = await ask(admin, wanted("compile_apply", rego=rules(name)))
+            assert (answer["status"], answer["pending"]) == ("ok", [])
+            assert answer["routers"][0]["took_ms"] < 3000, "one second on a quiet machine"
+        done.set()
+        await flooding
+        await eventually_async(lambda: len(heard) >= sent, within=10)
+        assert sent > 100
+        assert heard == list(range(sent))
 
 
 async def busy(node: Node) -> dict[str, Any] | None:
