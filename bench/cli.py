@@ -28,6 +28,7 @@ def all_cases() -> list[Case]:
     from bench import (
         suite_clients,
         suite_crash,
+        suite_identity,
         suite_robust,
         suite_router,
         suite_scale,
@@ -35,7 +36,16 @@ def all_cases() -> list[Case]:
         suite_start,
     )
 
-    suites = (suite_router, suite_clients, suite_start, suite_scale, suite_robust, suite_shm, suite_crash)
+    suites = (
+        suite_router,
+        suite_clients,
+        suite_start,
+        suite_scale,
+        suite_robust,
+        suite_shm,
+        suite_identity,
+        suite_crash,
+    )
     return [case for suite in suites for case in suite.cases()]
 
 

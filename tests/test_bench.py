@@ -115,7 +115,7 @@ def test_machine_facts_are_plain_json() -> None:
 @pytest.fixture(scope="module")
 def tiny() -> dict[str, Any]:
     """One tiny run of everything but the long cases, which have tests of their own."""
-    apart = ("G9", "kill", "skep up", "SDK to SDK, 4096", "SDK to SDK, 256 B, one")
+    apart = ("G9", "kill", "interlocutors", "skep up", "SDK to SDK, 4096", "SDK to SDK, 256 B, one")
     cases = [case for case in all_cases() if case.quick and not case.name.startswith(apart)]
     return runner.run(cases, replace(TINY, seconds=0.05, warm_s=0.01), 1, lambda text: None)
 
@@ -141,6 +141,16 @@ def test_dbus_was_measured(tiny: dict[str, Any]) -> None:
 @pytest.mark.needs("gcc", "nats-server", "dbus-broker", "root")
 def test_nothing_was_left_out(tiny: dict[str, Any]) -> None:
     assert tiny["not_run"] == []
+
+
+def test_identity_is_measured_with_the_databases_that_are_here() -> None:
+    case = next(case for case in all_cases() if case.name.startswith("interlocutors"))
+    document = runner.run([case], TINY, 1, lambda text: None)
+    figures = document["figures"][case.name]
+    assert figures["skep"]["kib_per_ilk"] < 1
+    assert all(figures[peer]["ilk_p50_us"] > 0 for peer in figures)
+    missing = {entry["peer"] for entry in document["not_run"] if "not installed" in entry["reason"]}
+    assert {entry["peer"] for entry in document["not_run"]} == missing
 
 
 @pytest.mark.needs("gcc", "root")
