@@ -14,6 +14,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,12 +97,13 @@ class Regions:
         self, root: Path, hive: str, key: bytes, *, group: int | None = None, warn: Callable[[str], None] = _silent
     ) -> None:  # fmt: skip
         self._key, self._warn = key, warn
-        self._place: Callable[[type[Any]], Any] = lambda writer: writer.create(
-            root, hive, mode=MODE, group=group
-        )
-        self.tenants: TenantsWriter = self._place(TenantsWriter)
-        self.ilks: IlksWriter = self._place(IlksWriter)
-        self.channels: ChannelsWriter = self._place(ChannelsWriter)
+        with ExitStack() as made:
+            self.tenants = TenantsWriter.create(root, hive, mode=MODE, group=group)
+            made.callback(self.tenants.close)
+            self.ilks = IlksWriter.create(root, hive, mode=MODE, group=group)
+            made.callback(self.ilks.close)
+            self.channels = ChannelsWriter.create(root, hive, mode=MODE, group=group)
+            made.pop_all()  # all three are there: they are closed together
         self._failed: dict[tuple[str, Any], Change] = {}
         self.published: Callable[[], None] = lambda: None  # told after each change, to ring the doorbells
 

@@ -64,11 +64,12 @@ class Identity:
     def __init__(self, hive: Hive, config: IdentityConfig) -> None:
         self.hive, self.config = hive, config
         folder = hive.state_dir / "identity"
+        store = open_store(hive, config)  # first: it may refuse, and a region that was made would stay behind
         key = read_key(folder / KEY_FILE, config.group)
         self.callers = Callers(hive.root)
         self.regions = Regions(hive.root, hive.hive_id, key, group=config.group, warn=self._warn)
         head_file = HeadFile(folder / "identity.head")
-        self.service = Service(open_store(hive, config), self.regions, wall_ms, head_file, warn=self._warn)
+        self.service = Service(store, self.regions, wall_ms, head_file, warn=self._warn)
         self.node = Prepared(
             NAME, hive=hive.root, persistent=True, concurrency=CONCURRENCY, ordered=False, version="2.0",
             contract=CONTRACT,

@@ -63,8 +63,13 @@ def read_config(hive: Hive) -> IdentityConfig:
     group = str(found.get("group", ""))
     return IdentityConfig(
         str(found.get("database", "sqlite")), int(found.get("merge_alias_ttl_secs", limits.ALIAS_TTL_S)),
-        str(found.get("frontdesk", "")), _gid(group) if group else None, stored.secrets.get("postgres_url", ""),
+        str(found.get("frontdesk", "")), _gid(group) if group else None, _url(stored.secrets),
     )  # fmt: skip
+
+
+def _url(secrets: dict[str, str]) -> str:
+    """The URL, whether it was set as `postgres_url` or below `secrets`."""
+    return secrets.get("postgres_url") or secrets.get("secrets.postgres_url", "")
 
 
 def _gid(name: str) -> int:
