@@ -62,7 +62,6 @@ MODULE_NAME: Final = re.compile(_NAME)
 """A file's name in every folder it comes to: no slash, no leading dot, no two dots in a row."""
 SEMVER: Final = re.compile(rf"(?=.{{5,64}}\Z){_VERSION}", re.ASCII)
 _HEX: Final = re.compile(r"[0-9a-f]*")
-_REF: Final = re.compile(rf"{_NAME}\0(?=[^\0]{{5,64}}\0){_VERSION}\0[0-9a-f]{{64}}\0[0-9a-f]{{64}}", re.ASCII)
 _UNSORTED: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 _SPELLING: Final = orjson.OPT_SORT_KEYS | _UNSORTED
 _U64: Final = Struct(">Q").pack
@@ -97,7 +96,13 @@ class ModuleRef(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """Its text's file in a degree folder's `modules`."""
+        """Its text's file in a degree folder's `modules`. Raises DegreeError for what is no name of a file.
+
+        The one place where names become paths, so the one where their form is asked: `judge` needs none, because the
+        signature covers them as they are.
+        """
+        if not (MODULE_NAME.fullmatch(self.name) and SEMVER.fullmatch(self.version)):
+            raise _damaged("degree.json", "DEGREE_DAMAGED", "a module's name or version")
         return f"{self.title}.txt"
 
 
@@ -357,12 +362,13 @@ def read_degree(data: bytes) -> Degree:
 
 
 def _module_ref(take: _Members, facts: object) -> ModuleRef:
-    """One look at all four members together: this is most of the work of reading a degree."""
+    """Four texts and nothing else; this is most of the work of reading a degree, so it asks no more than it must."""
     try:
         found = ModuleRef(facts["name"], facts["version"], facts["hash"], facts["text_hash"])  # type: ignore[index]
-        fits = tuple(facts) == _MODULE and _REF.fullmatch("\0".join(found))  # type: ignore[arg-type]
+        "".join(found)  # a TypeError unless all are text
+        fits = tuple(facts) == _MODULE  # type: ignore[arg-type]
     except (KeyError, TypeError):
-        fits = None
+        fits = False
     if not fits:
         raise take.wrong("a module's name, version or hash")
     return found

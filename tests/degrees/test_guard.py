@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from degrees.school import AGENT, ILK, OTHER_ILK, School
 from skep import Message, Node, RemoteError
 from skep.degree import AGAIN_S, DegreeGuard, advice, degree_folder
 from skep.errors import DegreeError
+from skep.seal import canonical, degree_facts, read_degree
 from skep.testing import Hive
 from skep_nodes.ai.desk import DeskNode, DeskSettings, make_desk
 from skep_nodes.ai.model import INSTRUCTIONS, Endpoint, request_body
@@ -229,3 +231,15 @@ async def test_the_desk_speaks_only_with_its_degree(now_school: School) -> None:
 def test_the_model_is_given_the_degree_before_the_rules_of_citing() -> None:
     body = json.loads(request_body(Endpoint("http://x", "m"), [], (), "?", "You speak Spanish."))
     assert body["messages"][0]["content"] == f"You speak Spanish.\n\n{INSTRUCTIONS}"
+
+
+@pytest.mark.goal("G17")
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "a/b", "..", "", "a\0b"])
+def test_a_name_in_a_forged_degree_opens_no_other_file(graduate: School, name: str) -> None:
+    """Names are read before the signature is checked, so they are judged before they are part of a path."""
+    home = graduate.folder.resolve()
+    degree = read_degree((home / "degree.json").read_bytes())
+    for forged in (degree.modules[0]._replace(name=name), degree.modules[0]._replace(version=name)):
+        (home / "degree.json").write_bytes(canonical(degree_facts(replace(degree, modules=(forged,)))))
+        with pytest.raises(DegreeError, match="DEGREE_DAMAGED"):
+            guard_of(graduate, Clocks(graduate.now_ms)).verify()
