@@ -21,6 +21,7 @@ import ctypes
 import re
 import time
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any, Final
 
 import orjson
@@ -32,8 +33,10 @@ from skep_policy.limits import (
     BUILTIN_BYTES_MAX,
     BUILTIN_FUEL,
     BUILTIN_FUEL_PER_BYTE,
+    BUILTIN_NS,
     DATA_MEMORY_BYTES_MAX,
     FUEL_MAX,
+    FUEL_PER_NS,
     INPUT_BYTES_MAX,
     LOAD_FUEL_PER_BYTE,
     MEMORY_BYTES_MAX,
@@ -95,16 +98,16 @@ class Instance:
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    def evaluate(self, entrypoint: int, input: bytes, fuel: int = FUEL_MAX) -> bytes:
-        """The result set as JSON: `[]` when undefined. Raises PolicyError FUEL, TRAP, MEMORY, CONFLICT, BUILTIN; then
-        the instance is broken."""
+    def evaluate(self, entrypoint: int, input: bytes, fuel: int = FUEL_MAX, exact: bool = False) -> bytes:
+        """The result set as JSON: `[]` when undefined; `exact` writes sets as sets (`builtins.values`). Raises
+        PolicyError FUEL, TRAP, MEMORY, CONFLICT, BUILTIN; then the instance is broken."""
         size, start = len(input), self._input
         if size > INPUT_BYTES_MAX:
             raise PolicyError("MEMORY", f"the input is {size} bytes, {INPUT_BYTES_MAX} at most")
         try:
             self._calls.view[start : start + size] = input
             self._set_fuel(fuel)
-            result = self._eval(0, entrypoint, self._data, start, size, self._heap, 0)
+            result = self._eval(0, entrypoint, self._data, start, size, self._heap, exact)
             text = bytes(self._calls.view[result : result + _FIRST])
             end = text.find(0)
             return text[:end] if end >= 0 else self._long_result(result)
@@ -298,6 +301,7 @@ class Instance:
         function = self._functions.get(number)
         if function is None:
             raise _BuiltinError(f"the policy calls built-in {number}, which it does not list")
+        begun = perf_counter_ns()
         try:
             values = [read(text) for text in texts]
             result = write(
@@ -311,7 +315,8 @@ class Instance:
             return 0  # arguments of a type that the function is not for: undefined, as in OPA
         if len(result) > BUILTIN_BYTES_MAX:
             raise _BuiltinError(f"{self._name_of(number)}: its result is more than {BUILTIN_BYTES_MAX} bytes")
-        self._pay(BUILTIN_FUEL_PER_BYTE * len(result))
+        late = max(0, perf_counter_ns() - begun - BUILTIN_NS) * FUEL_PER_NS
+        self._pay(BUILTIN_FUEL_PER_BYTE * len(result) + late)
         return self._parsed(result)
 
     def _argument(self, address: int) -> bytes:

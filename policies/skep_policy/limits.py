@@ -33,6 +33,12 @@ BUILTIN_FUEL: Final = 15_000
 BUILTIN_FUEL_PER_BYTE: Final = 15
 """Price of each byte that goes to a built-in and comes back: parsing and writing JSON."""
 
+BUILTIN_NS: Final = 200_000
+"""What a call may take before its time is paid for, too."""
+
+FUEL_PER_NS: Final = 1
+"""Price of that time: WASM uses one or two units in a nanosecond."""
+
 START_FUEL_MAX: Final = 50_000_000
 """A new instance: its start function, and reading the tables of entry points and built-ins."""
 

@@ -17,7 +17,44 @@ from typing import Any, Final
 
 Builtin = Callable[..., Any]
 
-WHERE: Final[dict[str, str]] = {}
+_NAMES: Final = {
+    "encoding": """
+        base64url.encode_no_pad hex.decode hex.encode json.marshal_with_options urlquery.decode
+        urlquery.decode_object urlquery.encode urlquery.encode_object
+    """,
+    "hashes": """
+        crypto.hmac.equal crypto.hmac.md5 crypto.hmac.sha1 crypto.hmac.sha256 crypto.hmac.sha512 crypto.md5
+        crypto.sha1 crypto.sha256
+    """,
+    "networks": """
+        net.cidr_contains_matches net.cidr_expand net.cidr_is_valid net.cidr_merge
+    """,
+    "numbers": """
+        numbers.range_step semver.compare semver.is_valid units.parse units.parse_bytes uuid.parse
+    """,
+    "objects": """
+        cast_array cast_boolean cast_null cast_object cast_set cast_string graph.reachable_paths internal.print
+        json.patch object.subset print trace
+    """,
+    "regexes": """
+        regex.find_n regex.globs_match regex.replace regex.split regex.template_match
+    """,
+    "strings": """
+        glob.quote_meta indexof_n sprintf strings.any_prefix_match strings.any_suffix_match strings.count
+        strings.split_n
+    """,
+    "times": """
+        time.add_date time.clock time.date time.diff time.format time.now_ns time.parse_duration_ns
+        time.parse_ns time.parse_rfc3339_ns time.weekday
+    """,
+    "tokens": """
+        io.jwt.decode io.jwt.decode_verify io.jwt.verify_eddsa io.jwt.verify_es256 io.jwt.verify_es384
+        io.jwt.verify_es512 io.jwt.verify_hs256 io.jwt.verify_hs384 io.jwt.verify_hs512 io.jwt.verify_ps256
+        io.jwt.verify_ps384 io.jwt.verify_ps512 io.jwt.verify_rs256 io.jwt.verify_rs384 io.jwt.verify_rs512
+    """,
+}
+
+WHERE: Final[dict[str, str]] = {name: module for module, names in _NAMES.items() for name in names.split()}
 """Name of each built-in -> the module here that has it."""
 
 

@@ -1,7 +1,7 @@
 """Values of Rego as Python ones, and back.
 
 null, booleans, strings, arrays and objects are None, bool, str, list and dict; integers are int; other numbers are
-Decimal, which keeps what was written. A set is a `Set`, in OPA's order. An object with a key that is no string is
+Decimal, as `Real` with what was written. A set is a `Set`, in OPA's order. An object with a key that is no string is
 `Pairs`, in the order of its keys.
 
 The text that WASM writes (`opa_value_dump`) is JSON with two additions: `{1, 2}` and `set()` are sets, and keys may
@@ -26,7 +26,7 @@ Number = int | Decimal
 
 _INEXACT: Final = re.compile(rb"[0-9][.eE]|[0-9]{18}")
 _TOKEN: Final = re.compile(
-    r'\s*(?:("(?:[^"\\]|\\.)*")|(-?[0-9][0-9.eE+-]*)|(set\(\s*\)|null|true|false)|([][{},:]))', re.DOTALL
+    r'\s*(?:("(?:[^"\\]|\\.)*")|(-?[0-9.][0-9.eE+-]*)|(set\(\s*\)|null|true|false)|([][{},:]))', re.DOTALL
 )
 _WORDS: Final = {"null": None, "true": True, "false": False}
 
@@ -37,6 +37,20 @@ class UndefinedError(Exception):
 
 class LimitError(Exception):
     """An answer would cost more than a decision may: the evaluation ends, with this text."""
+
+
+class Real(Decimal):
+    """A number with a fraction or an exponent, and how it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Real:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class Set(list[Any]):
@@ -59,7 +73,7 @@ def read(text: bytes) -> Value:
     except orjson.JSONDecodeError:
         pass
     try:
-        return json.loads(text, parse_float=Decimal)
+        return json.loads(text, parse_float=Real)
     except json.JSONDecodeError:
         return _Reader(text.decode()).whole()
     except (RecursionError, ValueError) as error:
@@ -100,7 +114,7 @@ class _Reader:
         if string is not None:
             return json.loads(string, strict=False)
         if number is not None:
-            return json.loads(number, parse_float=Decimal)
+            return Real(number) if re.search("[.eE]", number) else int(number)
         if word is not None:
             return _WORDS[word] if word in _WORDS else Set()
         self._depth += 1
