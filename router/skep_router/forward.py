@@ -82,9 +82,8 @@ def _walk(core: Core, link: Link, data: bytes, pos: int, now: int) -> tuple[int,
     traffic that is interleaved over destinations would pay for a comparison that fails each time."""
     find, again = link.flows.get, data.startswith
     touched = core.touched
-    size = len(data)
+    size, start = len(data), pos
     last_start = size - FIELDS_START
-    start = pos
     count = accepted = 0
     key, run_key_end = b"", _NO_RUN
     none = last = core.no_flow  # a miss looks like None, so the absence of a run cannot
@@ -139,11 +138,9 @@ def _walk(core: Core, link: Link, data: bytes, pos: int, now: int) -> tuple[int,
                 break
         pos = end
     if count:
-        if pos - start > _JOINED_MOST and source is data:
-            source = memoryview(data)  # copied once, where the batch is joined
-        close_run(core, last, source[start:pos], count)
-        accepted += count
-    return pos, accepted
+        large = source is data and pos - start > _JOINED_MOST
+        close_run(core, last, (memoryview(data) if large else source)[start:pos], count)  # copied where it is joined
+    return pos, accepted + count
 
 
 def _single(core: Core, link: Link, flow: Flow | None, data: bytes, pos: int, end: int, now: int) -> int:
