@@ -24,6 +24,7 @@ INSTALL = {
     "gcc": "apt-get install gcc libc6-dev",
     "nats-server": "make tools",
     "dbus-broker-launch": "apt-get install dbus-broker",
+    "redis-server": "apt-get install redis-server",
 }
 
 

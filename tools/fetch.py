@@ -8,6 +8,7 @@ stops the run, so this program exits 0.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ OPA_MODULE = "github.com/open-policy-agent/opa@v1.22.2"
 OPA_SUM = "h1:WzqReKk2VjcvBN/NQTlcIxKqFPKpzIdb6KYMHzPEbe0="  # as the checksum database has it
 OPA_RELEASE = "https://github.com/open-policy-agent/opa/releases/download/v1.22.2"
 BUILD_S_MAX = 900
+SERVERS = "/usr/lib/postgresql/*/bin"  # Debian keeps them off the PATH, by version
 APT_S_MAX = 300
 
 
@@ -63,7 +65,8 @@ def _found(tool: Tool) -> str | None:
     built = BIN / tool.name
     if os.access(built, os.X_OK):
         return str(built.relative_to(REPO))
-    return shutil.which(tool.name) or shutil.which(tool.name, path="/usr/sbin:/usr/local/sbin")
+    beside = os.pathsep.join(["/usr/sbin", "/usr/local/sbin", *sorted(glob.glob(SERVERS))])
+    return shutil.which(tool.name) or shutil.which(tool.name, path=beside)
 
 
 def _build_nats() -> bool:
@@ -115,7 +118,7 @@ def _apt_install(packages: Sequence[str]) -> bool:
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         return False
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # installed, not started
     install = [apt, "install", "-y", "-qq", "--no-install-recommends", *packages]
     if _run(install, APT_S_MAX, env):
         return True
@@ -146,6 +149,8 @@ TOOLS = (
         _build_opa,
         by_hand=f"curl -fLo .cache/bin/opa {OPA_RELEASE}/opa_linux_amd64_static && chmod +x .cache/bin/opa",
     ),
+    Tool("initdb", "the identity database on PostgreSQL, and a peer of look-ups", ("postgresql",)),
+    Tool("redis-server", "a peer of look-ups", ("redis-server",)),
     Tool(
         "dbus-broker",
         "the benchmark's peer",
