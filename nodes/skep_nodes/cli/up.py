@@ -35,6 +35,7 @@ KILL_WAIT_S = 2.0  # for the kernel to take away what was killed
 SYSTEM_MODULES = {
     "SY.config.routes": "skep_nodes.sy.config_routes",
     "SY.threads": "skep_nodes.sy.threads",
+    "SY.identity": "skep_nodes.sy.identity",
     "SY.tap": "skep_nodes.sy.tap",
     "SY.opa.rules": "skep_nodes.sy.opa_rules",
     "SY.registrar": "skep_nodes.sy.registrar",
