@@ -1,8 +1,9 @@
 """How fast recorded decisions are made again: lines of a decision log in, groups of differences out, on one core.
 
 The log is made here, by the default policy itself: distinct messages of many kinds over a hive of many agents, with a
-change of the data now and then, so that nothing is replayed from a cache. All of the work counts: the lines are read
-as bytes, checked, parsed, asked and compared. `suite_policy` calls `replay_rate`.
+change of the data now and then. All of the work counts: the start of the engine, and each line read as bytes, checked,
+parsed, asked and compared. An equal question on equal data is asked once, as replay does; `distinct` makes every
+question another one, which is the other end. `suite_policy` calls `replay_rate`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any
 
 import orjson
 
-from skep_nodes.cli.policy_diff import candidate_of
+from skep_nodes.cli.policy_diff import asked_again, candidate_of
 from skep_nodes.sy.decisions_store import opened, sealed
 from skep_policy.decider import outcome
 from skep_policy.default import default_policy
 from skep_policy.difference import Report
 from skep_policy.documents import Documents, ilk_name
 from skep_policy.manifest import ALLOW, TARGET
-from skep_policy.replay import replay, spans
 from skep_shm import IlkKind, IlkRecord, Registration, SealStatus, TenantRecord, TenantStatus
 
 TENANTS = 20
@@ -29,14 +29,12 @@ TAGS = 200
 PATCH_EVERY = 500  # decisions between two changes of the data
 
 
-def replay_rate(decisions: int = 20_000, agents: int = 10_000) -> dict[str, float]:
+def replay_rate(decisions: int = 40_000, agents: int = 10_000, *, distinct: bool = False) -> dict[str, float]:
     """Decisions a second of one core, and how many differed (0: the policy is asked what it answered itself)."""
-    lines = list(recorded(decisions, agents))
-    candidate = candidate_of(default_policy())
+    lines = list(recorded(decisions, agents, distinct))
     report = Report()
     began_s, began_wall_s = time.process_time(), time.perf_counter()
-    documents = (line for raw in lines if (line := opened(raw)) is not None)
-    replay(spans(documents, report), candidate, report)
+    asked_again((line for raw in lines if (line := opened(raw)) is not None), default_policy(), report)
     cpu_s, wall_s = time.process_time() - began_s, time.perf_counter() - began_wall_s
     assert report.replayed == decisions, report
     return {
@@ -46,7 +44,7 @@ def replay_rate(decisions: int = 20_000, agents: int = 10_000) -> dict[str, floa
     }
 
 
-def recorded(decisions: int, agents: int) -> Iterator[bytes]:
+def recorded(decisions: int, agents: int, distinct: bool = False) -> Iterator[bytes]:
     """The lines of a log, as SY.decisions writes them."""
     dice = random.Random(7)
     documents = Documents({"frontdesk": "SY.frontdesk.gov@bench", "identity": True})
@@ -66,15 +64,24 @@ def recorded(decisions: int, agents: int) -> Iterator[bytes]:
             yield sealed({"kind": "patch", "data_revision": _at(revision), "patches": shown})
         path = TARGET if number % 2 else ALLOW
         yield sealed(
-            {"kind": "decision", "data_revision": _at(revision), **_decided(engine, path, number, documents)}
+            {
+                "kind": "decision",
+                "data_revision": _at(revision),
+                **_decided(engine, path, (number, distinct), documents),
+            }
         )
     engine.close()
 
 
-def _decided(engine: Any, path: str, number: int, documents: Documents) -> dict[str, Any]:
+def _decided(engine: Any, path: str, which: tuple[int, bool], documents: Documents) -> dict[str, Any]:
+    number, distinct = which
     who = IlkRecord(_id(b"h", number), registration=Registration.COMPLETE, tenant=_id(b"t", number % TENANTS))
     meta = {"type": "user", "action": "read", "src_ilk": ilk_name(who.ilk),
             "context": {"required_capability": f"skill-{number % TAGS}"}}  # fmt: skip
+    if distinct:
+        meta["context"]["turn"] = number
+        meta["target"] = f"nobody-{number}"
+        meta["action_class"] = f"none-{number}"
     dst = None if path == TARGET else f"AI.n{number % 1000}@bench"
     asked = {"meta": meta, "routing": {"dst": dst}, "src": documents.document(who), "dst": None}
     found = engine.decide(path, orjson.dumps(asked))
@@ -105,4 +112,5 @@ def _at(revision: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print({name: round(value) for name, value in replay_rate().items()})
+    for each in (False, True):
+        print({"distinct": each} | {name: round(value) for name, value in replay_rate(distinct=each).items()})

@@ -29,6 +29,7 @@ from skep_policy.record import ALLOWED, Revision, outcome_of, revision_of
 CASES_MAX: Final = 2_000_000
 """Decisions of one span in memory. A file of the log holds some 30,000; this bounds a file that somebody else wrote."""
 
+KEPT_MAX: Final = 65_536  # answers on the same data
 PROGRESS_EVERY: Final = 4_096
 _NOT_DECIDED: Final = frozenset({"POLICY_BUSY", "NOT_READY"})  # the policy was not asked
 
@@ -244,15 +245,22 @@ def replay(
 
 
 class _Asker:
-    """The candidate with the data of one span, going forward through its steps."""
+    """The candidate with the data of one span, going forward through its steps.
+
+    It is asked what it reads of the input, as a router asks it; and where it reads neither clock nor dice, an equal
+    question on equal data is asked once, because a decision is a function of the two.
+    """
 
     def __init__(self, span: Span, candidate: Candidate) -> None:
-        self._steps, self._done = span.steps, 0
-        self._reads = {name: candidate.manifest.reads.get(name, Reads()) for name in ENTRYPOINTS}
-        self._there = {
-            name for name in ENTRYPOINTS if name in candidate.manifest.reads or not candidate.manifest.reads
-        }
-        self._overlaid = {name for name, reads in self._reads.items() if "identity" in reads.data}
+        reads, self._steps, self._done = candidate.manifest.reads, span.steps, 0
+        self._reads = {name: reads.get(name, Reads()) for name in ENTRYPOINTS}
+        self._parts = {name: parts_of(each) for name, each in self._reads.items()}
+        self._there = {name for name in ENTRYPOINTS if name in reads or not reads}
+        self._overlaid = {name for name, each in self._reads.items() if "identity" in each.data}
+        self._keeps = {
+            name for name in ENTRYPOINTS if candidate.manifest.cacheable.get(name, False)
+        } - self._overlaid
+        self._kept: dict[tuple[str, bytes], Answer] = {}
         self._standing = set(orjson.loads(span.data).get("agents") or ()) if self._overlaid else set()
         self._engine = candidate.engine(span.data)
 
@@ -261,6 +269,7 @@ class _Asker:
             patches = self._steps[self._done].patches
             self._engine.apply(patches)
             self._done += 1
+            self._kept.clear()
             for path, value in patches:
                 if len(path) == 2 and path[0] == "agents":
                     (self._standing.discard if value is None else self._standing.add)(path[1])
@@ -270,29 +279,49 @@ class _Asker:
             return Answer(
                 "OPA_NO_TARGET" if case.path == TARGET else "POLICY_DENIED", (), "it has no such rule"
             )
-        input_: bytes = case.input
-        overlay: tuple[Patch, ...] = ()
-        if case.path in self._overlaid or self._reads[case.path].source:
-            input_, overlay = self._completed(case)
-        return _answer(case.path, self._engine.decide(case.path, input_, overlay))
-
-    def _completed(self, case: Case) -> tuple[bytes, tuple[Patch, ...]]:
-        """The sender's name, which a policy that did not read it left out; and the interlocutors as guests."""
         document = orjson.loads(case.input)
-        overlay: list[Patch] = []
-        if case.path in self._overlaid:
-            for member in ("src", "dst"):
-                record = document.get(member)
-                if isinstance(record, dict) and record.get("ilk") not in self._standing:
-                    overlay.append(Patch(("identity", str(record.get("ilk"))), orjson.dumps(record)))
+        overlay = self._guests(document) if case.path in self._overlaid else ()
+        question = orjson.dumps(self._lean(case, document))
+        key = case.path, question
+        found = self._kept.get(key)
+        if found is None:
+            found = _answer(case.path, self._engine.decide(case.path, question, overlay))
+            if case.path in self._keeps and len(self._kept) < KEPT_MAX:
+                self._kept[key] = found
+        return found
+
+    def _lean(self, case: Case, document: dict[str, Any]) -> dict[str, Any]:
+        """What is read; and the sender's name, which a policy that did not read it left out."""
+        for part, wanted in self._parts[case.path]:
+            value = document.get(part)
+            if isinstance(value, dict):
+                document[part] = {name: value[name] for name in wanted if name in value}
         routing = document.get("routing")
-        if self._reads[case.path].source and isinstance(routing, dict) and "src_l2_name" not in routing:
-            routing["src_l2_name"] = case.requested_by
-            return orjson.dumps(document), tuple(overlay)
-        return case.input, tuple(overlay)
+        if self._reads[case.path].source and isinstance(routing, dict):
+            routing.setdefault("src_l2_name", case.requested_by)
+        return document
+
+    def _guests(self, document: dict[str, Any]) -> tuple[Patch, ...]:
+        """The interlocutors that do not stand in the data."""
+        records = [document.get(member) for member in ("src", "dst")]
+        guests = {str(each["ilk"]): each for each in records if isinstance(each, dict) and each.get("ilk")}
+        return tuple(
+            Patch(("identity", ilk), orjson.dumps(record))
+            for ilk, record in guests.items() if ilk not in self._standing
+        )  # fmt: skip
 
     def close(self) -> None:
         self._engine.close()
+
+
+def parts_of(reads: Reads) -> list[tuple[str, tuple[str, ...]]]:
+    """The parts of the input of which only some members are read, with these; a part that is not here is read whole."""
+    paths = [path.split(".") for path in reads.input]
+    return [
+        (part, tuple(sorted({path[1] for path in paths if path[0] == part})))
+        for part in ("meta", "src", "dst")
+        if not any(path[0] in ("", part) and len(path) == 1 for path in paths)
+    ]
 
 
 def _answer(path: str, evaluation: Evaluation) -> Answer:

@@ -275,6 +275,38 @@ def test_the_sender_s_name_is_there_for_a_candidate_that_reads_it() -> None:
     assert made_again([data(), decision(outcome="ALLOWED")], policy).changed == 0
 
 
+def test_a_candidate_is_asked_what_it_reads_and_equal_questions_once_per_state_of_the_data() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def rule(document: dict[str, Any], known: dict[str, Any]) -> list[str]:
+        asked.append(document)
+        return sorted(known["agents"])
+
+    def case(number: int, *candidates: str) -> dict[str, Any]:
+        question = {
+            "meta": {"action": "read", "msg": "x"},
+            "src": {"ilk": f"ilk:{number}", "tenant": "t"},
+            "dst": None,
+        }
+        return decision(TARGET, outcome="ALLOWED", candidates=list(candidates), input=question)
+
+    lines = [
+        data(agents={"AI.a": {}}),
+        case(1, "AI.a"),
+        case(2, "AI.a"),
+        patch((5, 1), ADD),
+        case(3, "AI.a", "AI.b"),
+    ]
+    reads = Reads(("agents",), source=False, input=("meta.action", "src.tenant", "routing.dst"))
+    manifest = Manifest(reads={TARGET: reads}, cacheable={TARGET: True})
+    policy = Candidate(lambda raw: Engine(raw, {TARGET: rule}), manifest)
+    assert made_again(lines, policy).changed == 0
+    assert asked == [{"meta": {"action": "read"}, "src": {"tenant": "t"}, "dst": None}] * 2
+    asked.clear()
+    made_again(lines, Candidate(policy.engine, Manifest(reads={TARGET: reads}, cacheable={TARGET: False})))
+    assert len(asked) == 3, "what reads the clock is asked each time"
+
+
 # -- groups --------------------------------------------------------------------------------------------------------
 
 
