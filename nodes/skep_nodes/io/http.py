@@ -18,6 +18,7 @@ from skep_nodes.io.http_server import (
     HttpLimits,
     HttpServer,
 )
+from skep_nodes.io.provision import open_provision
 from skep_nodes.io.settings import SECRET_BYTES, SettingsError, read_secrets, write_secrets
 from skep_nodes.io.store import ChannelStore
 
@@ -50,6 +51,9 @@ class HttpNode:
         path = process.secrets_path(hive, settings.name, settings.secrets_file)
         self._callers, self._webhook_secrets = load_callers(path, settings)
         self.node = Node(settings.name, hive=hive.root)
+        pairs = {(each.tenant_id, each.integration_id) for each in self._callers}
+        shared = [integration for _, integration in pairs]
+        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, shared)
         self.node.on_start(self._start)
         self.node.on_stop(self._stop)
 
@@ -60,7 +64,9 @@ class HttpNode:
         prefix = settings.webhook_header_prefix
         self._callbacks = Callbacks(self._store, webhooks, self._webhook_secrets, header_prefix=prefix)
         self._callbacks.start()
-        channel = HttpChannel(settings, self._callers, self.node, self._store, self._callbacks)
+        channel = HttpChannel(
+            settings, self._callers, self.node, self._store, self._callbacks, provision=self._provision
+        )
         self.node.on_message(channel.deliver)
         requests_max = settings.requests_max
         limits = HttpLimits(
@@ -70,8 +76,9 @@ class HttpNode:
         )
         self._server = HttpServer(channel.routes(), limits)
         expose(
-            self.node, channel=channel.counters, webhooks=self._callbacks.counters, http=self._server.counters
-        )
+            self.node, channel=channel.counters, webhooks=self._callbacks.counters, http=self._server.counters,
+            identity=self._provision.counters,
+        )  # fmt: skip
         port = await self._server.start(settings.host, settings.port)
         self._address = process.announce_listening(self._hive, settings.name, settings.host, port)
         log.info("listening on %s:%d", settings.host, port)
@@ -80,6 +87,7 @@ class HttpNode:
         self._address.unlink(missing_ok=True)
         await self._server.close()
         await self._callbacks.close()
+        self._provision.close()
         self._store.close()
 
 

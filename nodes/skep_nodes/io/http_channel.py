@@ -16,13 +16,12 @@ import logging
 import secrets as random_secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from skep.errors import DeliveryError, LinkClosed, RemoteError, RequestTimeout
-from skep.protocol.names import thread_id_v3
 from skep_nodes.io import api_wire
 from skep_nodes.io.api_wire import ApiError, Ask, Caller
 from skep_nodes.io.callbacks import Callbacks, Webhook
@@ -39,12 +38,12 @@ from skep_nodes.io.http_server import (
 )
 from skep_nodes.io.idempotency import KEY_BYTES_MAX, Exchanges, KeyReused, StoreFull
 from skep_nodes.io.mailbox import Mailbox
+from skep_nodes.io.provision import Provision, thread_of
+from skep_nodes.io.provision_ask import IdentityAway, IdentityRefused
 from skep_nodes.io.store import ChannelStore
 from skep_nodes.io.text import text_payload, words_of
 
 log = logging.getLogger("skep.nodes.http")
-
-NO_TENANT = "-"  # in keys and threads of a hive that has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,12 @@ class HttpSettings:
     port: int = 8080
     """TCP port; 0 takes a free one."""
     to: str = "AI.desk"
-    """The node that gets every message whose thread nobody has taken over."""
+    """The node that gets every message whose thread nobody has taken over, where the hive has no identity; where it
+    has one, the policy decides."""
+    identity: str = "auto"
+    """`on`: each message is sent as the interlocutor that it is from; `off`: by names; `auto`: as the hive has it."""
+    threads: str = "v3"
+    """`v2` for clients of the system before, which compute thread ids themselves."""
     destinations: tuple[str, ...] = ()
     """Further nodes a caller may name in options.routing.dst_node."""
     secrets_file: Path | None = None
@@ -77,6 +81,7 @@ class HttpSettings:
     """Requests at once; waiting ones count, so this bounds unanswered questions too."""
 
 
+UNDELIVERED = (403, 502, 503)  # it certainly had no effect
 COUNTERS = ("asked", "answered", "timed_out", "failed", "unclaimed", "unauthorized")
 
 
@@ -91,8 +96,11 @@ class HttpChannel:
         store: ChannelStore,
         callbacks: Callbacks,
         now: Callable[[], float] = time.monotonic,
+        *,
+        provision: Provision | None = None,
     ) -> None:
         self.settings = settings
+        self._provision = provision
         self.counters = Counters(COUNTERS, log)
         self.mailbox = Mailbox()
         self._callers, self._hive, self._store, self._callbacks, self._now = (
@@ -183,7 +191,7 @@ class HttpChannel:
         except StoreFull:
             raise ApiError(503, "busy", "too many exchanges are open; try again") from None
         response = await self._within(asyncio.shield(task), self._wait_s(ask))
-        if task.done() and response.status in (502, 503):
+        if task.done() and response.status in UNDELIVERED:
             self._exchanges.forget(scope)  # certainly not delivered: the next try is a fresh one
         return response
 
@@ -210,14 +218,17 @@ class HttpChannel:
         duplicate = (caller.tenant_id, caller.integration_id, ask.conversation_id, ask.message_id)
         if ask.message_id and self._dedup.begin(duplicate, self._now()) is not Seen.NEW:
             return self._accepted(request_id, thread, "", "duplicate_dropped")
-        self._store.remember(thread, self._target(caller, ask, request_id), time.time_ns() // 1_000_000)
         self.counters["asked"] += 1
         try:
+            ask = await self._as_somebody(ask, caller)
+            self._store.remember(thread, self._target(caller, ask, request_id), time.time_ns() // 1_000_000)
             response = await (self._request if wait else self._send)(ask, caller, request_id, thread)
+        except (IdentityAway, IdentityRefused) as error:
+            response = self._unknown(error)
         except BaseException:
             self._dedup.failed(duplicate)
             raise
-        if response.status in (502, 503):
+        if response.status in UNDELIVERED:
             self._dedup.failed(duplicate)
         elif ask.message_id:
             self._dedup.done(duplicate, self._now())
@@ -225,15 +236,15 @@ class HttpChannel:
 
     async def _request(self, ask: Ask, caller: Caller, request_id: str, thread: str) -> Response:
         options = self._options(ask, caller, request_id, thread)
-        destination = ask.destination or self.settings.to
+        destination = self._destination(ask)
         try:
             reply = await self._hive.request(
                 destination, text_payload(ask.text), timeout=self.settings.answer_s, **options
             )
         except RequestTimeout:
-            return error_response(504, "answer_timeout", f"{destination} gave no reply in time")
+            return error_response(504, "answer_timeout", f"{destination or 'nobody'} gave no reply in time")
         except RemoteError as error:
-            return error_response(502, "answerer_failed", f"{destination} failed: {error.code}")
+            return error_response(502, "answerer_failed", f"{destination or 'the answerer'} failed: {error.code}")
         except (DeliveryError, LinkClosed) as error:
             return self._undelivered(error)
         self.counters["answered"] += 1
@@ -251,11 +262,31 @@ class HttpChannel:
         options = self._options(ask, caller, request_id, thread)
         try:
             receipt = await self._hive.send(
-                ask.destination or self.settings.to, text_payload(ask.text), ack="routed", **options
+                self._destination(ask), text_payload(ask.text), ack="routed", **options
             )
         except (DeliveryError, LinkClosed) as error:
             return self._undelivered(error)
         return self._accepted(request_id, thread, getattr(receipt, "trace_id", ""), "flushed_immediately")
+
+    async def _as_somebody(self, ask: Ask, caller: Caller) -> Ask:
+        """The request with the interlocutor that it is from, in a hive that has identity."""
+        if ask.ilk or self._provision is None or not self._provision.present:
+            return ask
+        address = f"{len(caller.integration_id)}:{caller.integration_id}:{ask.sender}"
+        return replace(ask, ilk=await self._provision.speaker("api", address, caller.tenant_id))
+
+    def _destination(self, ask: Ask) -> str | None:
+        """The node that the caller names; else whoever the policy says, in a hive that knows who speaks."""
+        governed = self._provision is not None and self._provision.present
+        return ask.destination or (None if governed else self.settings.to)
+
+    def _unknown(self, error: IdentityAway | IdentityRefused) -> Response:
+        """Nobody knows who speaks, so nothing was sent."""
+        if isinstance(error, IdentityRefused):
+            code = "tenant_not_found" if error.code.startswith(("INVALID_TENANT", "TENANT_")) else "identity_refused"
+            return error_response(403, code, str(error))
+        code = "identity_timeout" if error.timed_out else "identity_unavailable"
+        return error_response(503, code, str(error), ("Retry-After", "2"))
 
     def _undelivered(self, error: Exception) -> Response:
         self.counters.trouble("failed", "a message was not delivered: %s", error)
@@ -294,7 +325,8 @@ class HttpChannel:
         return {**options, "src_ilk": ask.ilk} if ask.ilk else options
 
     def _thread(self, caller: Caller, conversation_id: str) -> str:
-        return thread_id_v3(caller.tenant_id or NO_TENANT, "api", caller.integration_id, conversation_id)
+        version = self.settings.threads
+        return thread_of(version, caller.tenant_id, "api", caller.integration_id, conversation_id)
 
     def _target(self, caller: Caller, ask: Ask, request_id: str) -> dict[str, str]:
         return {

@@ -14,6 +14,7 @@ from skep_nodes.io.http_server import (
     HttpLimits,
     HttpServer,
 )
+from skep_nodes.io.provision import open_provision
 from skep_nodes.io.settings import SettingsError, read_secrets
 from skep_nodes.io.store import ChannelStore
 from skep_nodes.io.whatsapp_channel import SECRETS, WhatsappChannel, WhatsappSettings
@@ -42,13 +43,17 @@ class WhatsappNode:
             process.secrets_path(hive, settings.name, settings.secrets_file)
         )
         self.node = Node(settings.name, hive=hive.root)
+        entrypoints = [each.phone_number_id for each in settings.numbers]  # each belongs to one tenant
+        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, entrypoints)
         self.node.on_start(self._start)
         self.node.on_stop(self._stop)
 
     async def _start(self) -> None:
         settings = self._settings
         self._store = ChannelStore(process.store_path(self._hive, settings.name))
-        self._channel = WhatsappChannel(settings, self._secrets, self.node, self._store)
+        self._channel = WhatsappChannel(
+            settings, self._secrets, self.node, self._store, provision=self._provision
+        )
         self.node.on_message(self._channel.deliver)
         self._server = HttpServer(self._channel.routes(), HttpLimits(body_bytes_max=settings.body_bytes_max))
         expose(
@@ -57,6 +62,7 @@ class WhatsappNode:
             lanes_in=self._channel.lanes_in.counters,
             lanes_out=self._channel.lanes_out.counters,
             http=self._server.counters,
+            identity=self._provision.counters,
         )
         port = await self._server.start(settings.host, settings.port)
         self._address = process.announce_listening(self._hive, settings.name, settings.host, port)
@@ -66,6 +72,7 @@ class WhatsappNode:
         self._address.unlink(missing_ok=True)
         await self._server.close()
         await self._channel.close()
+        self._provision.close()
         self._store.close()
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import orjson
 
 from skep.errors import DeliveryError, LinkClosed
-from skep.protocol.names import thread_id_v3
 from skep_nodes.io import context, http_client, whatsapp_wire
 from skep_nodes.io.counters import Counters
 from skep_nodes.io.dedup import Dedup, Key, Seen
@@ -39,13 +38,14 @@ from skep_nodes.io.http_server import (
     json_response,
 )
 from skep_nodes.io.lanes import Lanes
+from skep_nodes.io.provision import Provision, thread_of
+from skep_nodes.io.provision_ask import IdentityAway, IdentityRefused
 from skep_nodes.io.store import ChannelStore
 from skep_nodes.io.text import text_payload, words_of
 from skep_nodes.io.whatsapp_wire import EVENTS_MAX, BadWebhook, Inbound
 
 log = logging.getLogger("skep.nodes.whatsapp")
 
-NO_TENANT = "-"
 DEDUP_KEEP_S = 7 * 86_400.0  # Meta repeats an unacknowledged webhook for up to seven days
 COUNTERS = (
     "relayed", "duplicates", "ignored", "unknown_number", "over_events_max", "statuses", "bad_signature", "not_sent",
@@ -71,7 +71,7 @@ class Number:
     phone_number_id: str
     tenant_id: str = ""
     to: str = ""
-    """The node that gets its messages; empty for the settings' `to`."""
+    """The node that gets its messages where the hive has no identity; empty for the settings' `to`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,12 @@ class WhatsappSettings:
     port: int = 8081
     """TCP port; 0 takes a free one."""
     to: str = "AI.desk"
-    """The node that gets every message whose thread nobody has taken over."""
+    """The node that gets every message whose thread nobody has taken over, where the hive has no identity; where it
+    has one, the policy decides."""
+    identity: str = "auto"
+    """`on`: each message is sent as the interlocutor that it is from; `off`: by names; `auto`: as the hive has it."""
+    threads: str = "v3"
+    """`v2` for clients of the system before, which compute thread ids themselves."""
     numbers: tuple[Number, ...] = ()
     """The business numbers that are ours; messages to others are counted, warned of, and ignored."""
     secrets_file: Path | None = None
@@ -117,11 +122,13 @@ class WhatsappChannel:
         hive: HivePort,
         store: ChannelStore,
         *,
+        provision: Provision | None = None,
         post: Post | None = None,
         sleep: Sleep = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self._provision = provision
         self.counters = Counters(COUNTERS, log)
         self.lanes_in, self.lanes_out = Lanes(), Lanes()
         self._app_secret, self._verify_token, self._access_token = (
@@ -212,7 +219,8 @@ class WhatsappChannel:
         if self._dedup.begin(key, self._now()) is not Seen.NEW:
             self.counters["duplicates"] += 1
             return Taken.KNOWN
-        thread = thread_id_v3(number.tenant_id or NO_TENANT, "whatsapp", inbound.number_id, inbound.sender)
+        version = self.settings.threads
+        thread = thread_of(version, number.tenant_id, "whatsapp", inbound.number_id, inbound.sender)
         if self.lanes_in.put(thread, lambda: self._relay(inbound, number, thread, key)):
             return Taken.NEW
         self._dedup.failed(key)
@@ -241,13 +249,27 @@ class WhatsappChannel:
             await self._tell(target, self.settings.unreachable)
 
     async def _send(self, inbound: Inbound, number: Number, thread: str) -> bool:
+        try:
+            speaks = await self._speaker(inbound, number)
+        except (IdentityAway, IdentityRefused) as error:
+            log.warning("message %s not sent, for nobody knows who wrote it: %s", inbound.message_id, error)
+            return False
+        options = {"thread": thread, "context": context.io_context(_context_of(inbound, thread)), "ack": "routed"}
+        destination = None if speaks else number.to or self.settings.to
+        return await self._send_retrying(destination, inbound, options | speaks)
+
+    async def _speaker(self, inbound: Inbound, number: Number) -> dict[str, str]:
+        """Who wrote it, as an option of the send; empty in a hive without identity."""
+        if self._provision is None or not self._provision.present:
+            return {}
+        address = f"+{inbound.sender}" if inbound.sender.isdigit() else inbound.sender
+        return {"src_ilk": await self._provision.speaker("whatsapp", address, number.tenant_id)}
+
+    async def _send_retrying(self, to: str | None, inbound: Inbound, options: dict[str, Any]) -> bool:
         payload = text_payload(inbound.text or "")
-        io = context.io_context(_context_of(inbound, thread))
         for attempt in range(1, self._retry_in.attempts + 1):
             try:
-                await self._hive.send(
-                    number.to or self.settings.to, payload, thread=thread, context=io, ack="routed"
-                )
+                await self._hive.send(to, payload, **options)
                 return True
             except (DeliveryError, LinkClosed) as error:
                 log.warning("message %s not sent (attempt %d): %s", inbound.message_id, attempt, error)
