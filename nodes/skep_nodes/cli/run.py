@@ -43,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
 def _run_app(arguments: Sequence[str]) -> int:
     import typer
 
-    from skep_nodes.cli.app_degree import app
+    from skep_nodes.cli.app_identity import app
 
     try:
         result = app(list(arguments), prog_name="skep", standalone_mode=False)
@@ -67,7 +67,7 @@ def _usage(error: Exception) -> str:
 
 def _help_for(arguments: Sequence[str]) -> str:
     """The help that fits what was typed: that of the command, as far as the words name one."""
-    from skep_nodes.cli.app_degree import app
+    from skep_nodes.cli.app_identity import app
 
     words: list[str] = []
     given = iter(arguments)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from skep.protocol.errors import ProtocolError
 from skep.protocol.names import parse_name
-from skep_nodes.identity import channels, ids, limits, merging, people, reading, tenants, vocabulary
+from skep_nodes.identity import channels, ids, limits, merging, people, reading, tenants, transfer, vocabulary
 from skep_nodes.identity.action import Action
 from skep_nodes.identity.callers import Caller
 from skep_nodes.identity.fields import Fields, tag_of
@@ -60,6 +60,8 @@ def verbs(settings: Settings) -> dict[str, Verb]:
         "ILK_LIST": Verb(ADMINS, read.list_ilks),
         "ILK_GET": Verb((*ADMINS, *desks, *ORCHESTRATOR, "AI.*", "WF.*", "IO.*"), read.get),
         "ILK_HISTORY": Verb(ADMINS, read.history),
+        "IDENTITY_EXPORT": Verb(ADMINS, read.export),
+        "IDENTITY_IMPORT": Verb(ADMINS, read.import_lines),
         "VOCABULARY_LIST": Verb((), read.list_words),
         "VOCABULARY_ADD": Verb(ADMINS, read.add_word),
         "VOCABULARY_DEPRECATE": Verb(ADMINS, read.deprecate_word),
@@ -194,6 +196,14 @@ class _Readers:
     def history(self, payload: Mapping[str, Any], caller: Caller) -> Action:
         fields = Fields(payload, ("ilk_id", "before"))
         return reading.History(fields.key("ilk_id", ids.ILK), fields.whole("before", 0, 1 << 62, 0))
+
+    def export(self, payload: Mapping[str, Any], caller: Caller) -> Action:
+        return transfer.ExportPage(Fields(payload, ("after",)).key("after", ids.ILK, required=False))
+
+    def import_lines(self, payload: Mapping[str, Any], caller: Caller) -> Action:
+        fields = Fields(payload, ("lines", "first"))
+        lines = transfer.read_lines(fields.entries("lines", transfer.LINES_MAX), caller.name)
+        return transfer.ImportLines(caller.name, lines, fields.whole("first", 1, 1 << 40, 1))
 
     # -- vocabulary --------------------------------------------------------------------------------------------
 
