@@ -44,6 +44,7 @@ class Live:
         self.config.publish(ConfigState(version=1, grants=grants))
         self.policy = PolicyWriter.create(self.root, self.hive)
         self.version = 0
+        self.askers = 0
         self.ilks: IlksWriter | None = None
         self.tenants: TenantsWriter | None = None
         self.lines: list[Line] = []
@@ -79,14 +80,19 @@ class Live:
 
     def until(self, **facts: Any) -> None:
         """Until the router's `policy` says so."""
-        asker = self.node("SY.asker")
+        asker = self.asker()
         eventually(lambda: facts.items() <= self.stats(asker)["policy"].items(), 10, f"a router with {facts}")
         asker.close()
 
     def until_known(self) -> None:
-        asker = self.node("SY.asker")
+        asker = self.asker()
         eventually(lambda: self.stats(asker)["identity"]["there"], 10, "identities known")
         asker.close()
+
+    def asker(self) -> Line:
+        """Somebody to ask the router. System names are single, and the one before may not be gone yet."""
+        self.askers += 1
+        return self.node(f"SY.asker{self.askers}")
 
     def stats(self, asker: Line) -> dict[str, Any]:
         asker.say("RT.main", None, message_class=2, verb="ROUTER_STATS")

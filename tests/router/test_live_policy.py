@@ -85,7 +85,7 @@ def test_tenants_are_suspended_and_ilks_removed_under_a_running_router(live: Liv
     eventually(lambda: outcome(web, "AI.desk", src_ilk=ANA) == "POLICY_DENIED", 5)
     live.tenants.put(TenantRecord(RED, TenantStatus.ACTIVE))
     eventually(lambda: outcome(web, "AI.desk", src_ilk=ANA) == "", 5)
-    asker = live.node("SY.asker")
+    asker = live.asker()
     before = live.stats(asker)["identity"]["remembered"]
     live.ilks.put(bot())
     eventually(lambda: live.stats(asker)["identity"]["remembered"] == before + 1, 5)
@@ -164,7 +164,7 @@ def test_a_switch_under_load_loses_and_misroutes_nothing(live: Live) -> None:
     switched = []
     for turn in range(6):
         version = live.apply(rules("AI.odd" if turn % 2 == 0 else "AI.even"), wait=False)
-        asker = live.node("SY.asker")
+        asker = live.asker()
         began = time.perf_counter()
         while live.stats(asker)["policy"]["version"] != version:
             burst()
