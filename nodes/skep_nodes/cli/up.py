@@ -39,6 +39,7 @@ SYSTEM_MODULES = {
     "SY.tap": "skep_nodes.sy.tap",
     "SY.opa.rules": "skep_nodes.sy.opa_rules",
     "SY.registrar": "skep_nodes.sy.registrar",
+    "SY.frontdesk.gov": "skep_nodes.sy.frontdesk_gov",
     "SY.decisions": "skep_nodes.sy.decisions",
 }
 

@@ -51,9 +51,8 @@ class HttpNode:
         path = process.secrets_path(hive, settings.name, settings.secrets_file)
         self._callers, self._webhook_secrets = load_callers(path, settings)
         self.node = Node(settings.name, hive=hive.root)
-        pairs = {(each.tenant_id, each.integration_id) for each in self._callers}
-        shared = [integration for _, integration in pairs]
-        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, shared)
+        places = {(each.tenant_id, each.integration_id) for each in self._callers}
+        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, places)
         self.node.on_start(self._start)
         self.node.on_stop(self._stop)
 

@@ -6,9 +6,11 @@ replaced) only costs a question. Messages of one address that arrive together as
 bounded; whoever finds no room, no answer or a no hears it (`IdentityAway`, `IdentityRefused`) and tells the sender:
 nothing goes on without knowing who speaks.
 
-A hive has identity when SY.identity made the key of its channels (`state/identity/channel.key`), whether or not it runs
-just now: a channel that went on without, merely because identity restarts, would let strangers in. A hive without
-that file works by names, as before there was identity; the setting `identity` may say `on` or `off` instead.
+A channel speaks for interlocutors in a hive that was set up with them: somebody said who is who
+(`config/identity.yaml`), or SY.identity has made its key and the channel's own settings name a `tenant_id`. Whether
+SY.identity runs just now does not matter: a channel that went on without, merely because it restarts, would let
+strangers in. A hive without works by names, as before there was identity. The setting `identity` may say `on` or
+`off` instead.
 
 A channel without a tenant speaks for the hive's default one. Which that is, only SY.identity knows; it is asked once.
 """
@@ -33,6 +35,7 @@ from skep_shm import ChannelRecord, ChannelsReader, RegionError, channel_key
 log = logging.getLogger("skep.nodes.provision")
 
 KEY_FILE: Final = Path("state") / "identity" / "channel.key"
+FIRST_FILES: Final = tuple(Path("config") / f"identity.{ending}" for ending in ("yaml", "yml", "json"))
 WAITING_MAX: Final = 1024  # addresses that are being asked about; a flood of strangers past that is told to wait
 MODES: Final = ("auto", "on", "off")
 THREADS: Final = ("v3", "v2")
@@ -43,8 +46,10 @@ COUNTERS: Final = ("known", "provisioned", "joined", "refused", "away", "busy", 
 class Provision:
     """The look-up of one channel node."""
 
-    def __init__(self, root: Path, voice: IdentityVoice, mode: str = "auto") -> None:
-        """Raises ValueError for a mode that there is not."""
+    def __init__(
+        self, root: Path, voice: IdentityVoice, mode: str = "auto", tenants: Iterable[str] = ()
+    ) -> None:
+        """`tenants` are those that the channel's settings name. Raises ValueError for a mode that there is not."""
         if mode not in MODES:
             raise ValueError(f"identity must be one of {', '.join(MODES)}")
         self._root, self._voice, self._mode = root, voice, mode
@@ -52,16 +57,19 @@ class Provision:
         self._reader: ChannelsReader | None = None
         self._default: bytes | None = None
         self._there = False
+        self._named = any(tenant.startswith("tnt:") for tenant in tenants)
         self._asking: dict[tuple[str, str, str], asyncio.Task[str]] = {}
         self.counters = Counters(COUNTERS, log)
 
     @property
     def present(self) -> bool:
         """Whether this hive knows who is who."""
-        if self._mode == "auto":
-            self._there = self._there or (self._root / KEY_FILE).exists()
-            return self._there
-        return self._mode == "on"
+        if self._mode != "auto":
+            return self._mode == "on"
+        if not self._there:
+            told = any((self._root / name).exists() for name in FIRST_FILES)
+            self._there = told or (self._named and (self._root / KEY_FILE).exists())
+        return self._there
 
     async def speaker(self, kind: str, address: str, tenant: str = "") -> str:
         """The ILK behind an address. Raises IdentityRefused, IdentityAway."""
@@ -134,16 +142,19 @@ class Provision:
         return _tenant_bytes(str(answer["ilk"]["tenant_id"]))
 
 
-def open_provision(node: Node, hive: Hive, mode: str, threads: str, entrypoints: Iterable[str]) -> Provision:
-    """The look-up of a channel's process; its settings are judged. `entrypoints` are those that several tenants share,
-    each named as often as there are tenants. Raises SettingsError."""
+def open_provision(
+    node: Node, hive: Hive, mode: str, threads: str, places: Iterable[tuple[str, str]]
+) -> Provision:
+    """The look-up of a channel's process; its settings are judged. `places` are the channel's (tenant, entry point),
+    each once. Raises SettingsError."""
+    places = list(places)
     if threads not in THREADS:
         raise SettingsError(f"threads must be one of {', '.join(THREADS)}")
-    shared = next((name for name, count in Counter(entrypoints).items() if count > 1), None)
+    shared = next((name for name, count in Counter(point for _, point in places).items() if count > 1), None)
     if threads == "v2" and shared is not None:
         raise SettingsError(f"threads: v2 ids hold no tenant, and several tenants share {shared!r}; use v3")
     try:
-        return Provision(hive.root, IdentityVoice(node), mode)
+        return Provision(hive.root, IdentityVoice(node), mode, [tenant for tenant, _ in places])
     except ValueError as error:
         raise SettingsError(str(error)) from error
 

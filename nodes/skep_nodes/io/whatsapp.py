@@ -43,8 +43,8 @@ class WhatsappNode:
             process.secrets_path(hive, settings.name, settings.secrets_file)
         )
         self.node = Node(settings.name, hive=hive.root)
-        entrypoints = [each.phone_number_id for each in settings.numbers]  # each belongs to one tenant
-        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, entrypoints)
+        places = {(each.tenant_id, each.phone_number_id) for each in settings.numbers}
+        self._provision = open_provision(self.node, hive, settings.identity, settings.threads, places)
         self.node.on_start(self._start)
         self.node.on_stop(self._stop)
 
