@@ -119,3 +119,16 @@ def test_every_refusal_of_a_router_has_an_exit_code() -> None:
 
     unmapped = [reason for reason in Reason if exit_for(reason) is Exit.FAILED]
     assert unmapped == [Reason.UNTRANSLATABLE, Reason.PAYLOAD_TOO_LARGE, Reason.BAD_FRAME]
+
+
+def test_every_refusal_of_identity_has_an_exit_code() -> None:
+    from skep_nodes.identity.refusal import Code
+
+    unmapped = [code for code in Code if exit_for(code) is Exit.FAILED]
+    assert unmapped == [Code.DB_WRITE_FAILED, Code.IDENTITY_LIMIT_REACHED]
+
+
+def test_no_code_has_two_exit_codes() -> None:
+    from skep_nodes.cli.failure import _EXITS
+
+    assert sum(map(len, _EXITS.values())) == len(set().union(*_EXITS.values()))
