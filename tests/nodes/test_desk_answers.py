@@ -21,7 +21,7 @@ from skep_nodes.ai.answer import Answer, Ranked, extract, rank
 from skep_nodes.ai.decision import Desk
 from skep_nodes.ai.desk import DEMO_DOCUMENTS, SAME_WORDS, DeskSettings, ModelSettings, make_desk
 from skep_nodes.ai.index import DocumentIndex
-from skep_nodes.ai.memory import THREADS_MAX, TURN_CHARS_MAX, TURNS_MAX, Memory
+from skep_nodes.ai.memory import CONVERSATIONS_MAX, TURN_CHARS_MAX, TURNS_MAX, Memory
 from skep_nodes.ai.model import Endpoint, ModelFailure, ModelUnknown
 from skep_nodes.ai.words import Lexicon
 from skep_nodes.io.http_client import HttpFailure, HttpReply
@@ -168,9 +168,9 @@ def test_memory_is_bounded_and_kept_by_thread() -> None:
     assert all(len(each.text) <= TURN_CHARS_MAX for each in memory.turns("t"))
     assert memory.last_question("t").startswith(f"{TURNS_MAX + 4} ")
     assert memory.last_question("other") == ""
-    for number in range(THREADS_MAX + 10):
+    for number in range(CONVERSATIONS_MAX + 10):
         memory.add(str(number), "user", "x")
-    assert len(memory) == THREADS_MAX
+    assert len(memory) == CONVERSATIONS_MAX
 
 
 # A model

@@ -103,17 +103,17 @@ class Desk:
             await self._in_thread(self._index.close)
         self._thread.shutdown(wait=False)
 
-    async def decide(self, thread: str, text: str) -> Decision:
+    async def decide(self, conversation: str, text: str) -> Decision:
         """The decision on `text`, which is remembered; what was said in the end is told by `said`."""
-        decision = self._small_talk(text) or await self._about_documents(thread, text)
-        self.memory.add(thread, "user", text)
+        decision = self._small_talk(text) or await self._about_documents(conversation, text)
+        self.memory.add(conversation, "user", text)
         if decision.reason:
             self.counters["escalated"] += 1
         return decision
 
-    def said(self, thread: str, text: str) -> None:
+    def said(self, conversation: str, text: str) -> None:
         """What the asker was told."""
-        self.memory.add(thread, "assistant", text)
+        self.memory.add(conversation, "assistant", text)
 
     async def resolve(self, citation: Citation) -> str:
         """The sentence that `citation` names. Raises CitationError."""
@@ -130,15 +130,15 @@ class Desk:
         said = {Talk.GREETING: "greeting", Talk.THANKS: "thanks", Talk.FAREWELL: "farewell"}[kind]
         return Decision(getattr(self.sayings, said))
 
-    async def _about_documents(self, thread: str, text: str) -> Decision:
+    async def _about_documents(self, conversation: str, text: str) -> Decision:
         if not self.lexicon.question_terms(text):
             self.counters["small_talk"] += 1
             return Decision(self.sayings.more)
-        ranked = await self._in_thread(self._look_up, text, self.memory.last_question(thread))
+        ranked = await self._in_thread(self._look_up, text, self.memory.last_question(conversation))
         answer = extract(ranked)
         if self._endpoint is not None and ranked:
             try:
-                answer = await self._ask_model(self._endpoint, thread, text, ranked) or answer
+                answer = await self._ask_model(self._endpoint, conversation, text, ranked) or answer
             except ModelUnknown:
                 return self._escalation("the model finds no answer in the documents", answer.confidence)
         if answer.confidence < self._confidence_min:
@@ -149,11 +149,11 @@ class Desk:
         return Decision(self._with_sources(answer), answer.citations, answer.confidence)
 
     async def _ask_model(
-        self, endpoint: Endpoint, thread: str, text: str, ranked: list[Ranked]
+        self, endpoint: Endpoint, conversation: str, text: str, ranked: list[Ranked]
     ) -> Answer | None:
         """The model's answer when its judge accepts it. Raises ModelUnknown."""
         try:
-            turns = self.memory.turns(thread)
+            turns = self.memory.turns(conversation)
             answer = await model.ask(endpoint, ranked, turns, text, self._post, self.taught())
         except ModelFailure as failure:
             self.counters["model_refused"] += 1

@@ -4,23 +4,30 @@ The answer to a question is the node's reply, with its citations. When the desk 
 node the conversation so far, asking for its receipt to be confirmed, so that nobody is promised a colleague who is not
 there; (2) binds the thread to that node, so that the next message goes straight to it; (3) tells the asker. After the
 person hands the thread back, messages come here again.
+
+It knows the conversation, not only the thread: what one person said on another channel counts as said (`conversation`).
+Each tenant may have documents of its own, in an index of its own; nobody is answered from another tenant's.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skep import Hive, Message, Node, RemoteError, SkepError
+from skep_nodes.ai.conversation import ATTEMPTS, Conversation, Conversations
 from skep_nodes.ai.decision import Decision, Desk, Sayings
 from skep_nodes.ai.index import DocumentIndex
 from skep_nodes.ai.model import Endpoint
 from skep_nodes.ai.words import Lexicon
+from skep_nodes.identity import ids
 from skep_nodes.io import process
 from skep_nodes.io import settings as settings_files
 from skep_nodes.io.counters import expose
+from skep_nodes.io.provision_ask import IdentityVoice
 from skep_nodes.io.settings import SettingsError, read_secrets
 from skep_nodes.io.text import text_payload, words_of
 
@@ -49,12 +56,22 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantDocuments:
+    """The documents of one tenant, instead of the common ones."""
+
+    tenant_id: str
+    documents: Path
+
+
+@dataclass(frozen=True, slots=True)
 class DeskSettings:
     """AI.desk's settings."""
 
     name: str = "AI.desk"
     documents: Path = DEMO_DOCUMENTS
     """Folder of .md and .txt files, only read; changes are seen within two seconds."""
+    tenants: tuple[TenantDocuments, ...] = ()
+    """Tenants with documents of their own; all others, and who is of none, are answered from `documents`."""
     escalate_to: str = "IO.terminal"
     """The node of the person who gets what the documents do not answer; empty for nobody."""
     lease_s: float = 14_400.0
@@ -77,18 +94,23 @@ class DeskSettings:
 class DeskNode:
     """The desk, joined to a node."""
 
-    def __init__(self, settings: DeskSettings, node: Node, desk: Desk) -> None:
-        self.settings, self.node, self.desk = settings, node, desk
-        if settings.degree is not None:
-            desk.taught = lambda: node.degree.prompt
+    def __init__(
+        self, settings: DeskSettings, node: Node, desk: Desk, tenants: Mapping[str, Desk] | None = None
+    ) -> None:
+        self.settings, self.node, self.desk, self.tenants = settings, node, desk, dict(tenants or {})
+        self.conversations = Conversations(IdentityVoice(node, attempts=ATTEMPTS))
+        for each in (desk, *self.tenants.values()):
+            each.counters = desk.counters
+            if settings.degree is not None:
+                each.taught = lambda: node.degree.prompt
+            node.on_stop(each.close)
         expose(node, desk=desk.counters)
         node.on_message(self.receive)
         node.on_start(self._start)
-        node.on_stop(desk.close)
 
     async def _start(self) -> None:
-        count = await self.desk.start()
-        log.info("%d sentences of %s", count, self.settings.documents)
+        for each in (self.desk, *self.tenants.values()):
+            log.info("%d sentences of %s", await each.start(), "all" if each is self.desk else "one tenant")
 
     async def receive(self, message: Message) -> dict[str, Any] | None:
         """One message: the reply to it."""
@@ -97,14 +119,21 @@ class DeskNode:
             raise RemoteError("invalid_payload", "this node reads text messages only")
         if len(text) > QUESTION_CHARS_MAX:
             raise RemoteError("payload_too_large", f"a question may have {QUESTION_CHARS_MAX} characters")
-        thread = message.thread_id or f"trace:{message.trace_id}"
-        turns = self.desk.memory.turns(thread)
-        decision = await self.desk.decide(thread, text)
+        conversation = await self.conversations.of(message)
+        desk = self._desk_of(conversation)
+        turns = desk.memory.turns(conversation.key)
+        decision = await desk.decide(conversation.key, text)
         said = decision.text
         if decision.reason and not await self._escalate(message, decision, turns):
-            said = self.desk.sayings.nobody
-        self.desk.said(thread, said)
+            said = desk.sayings.nobody
+        desk.said(conversation.key, said)
         return text_payload(said, **decision.payload_members())
+
+    def _desk_of(self, conversation: Conversation) -> Desk:
+        """The desk with the documents for this tenant, knowing all that was said in the conversation."""
+        desk = self.tenants.get(conversation.tenant, self.desk)
+        desk.memory.join(conversation.key, conversation.before)
+        return desk
 
     async def _escalate(self, message: Message, decision: Decision, turns: tuple[Any, ...]) -> bool:
         """Whether a person has the conversation now."""
@@ -116,7 +145,7 @@ class DeskNode:
             "type": "conversation",
             "turns": said,
             "reason": decision.reason,
-            "asker": message.source_name,
+            "asker": self._asker(message),
         }
         try:
             await self.node.send(
@@ -127,6 +156,12 @@ class DeskNode:
             log.warning("conversation %s could not be passed to %s: %s", message.thread_id, to, error)
             return False
         return True
+
+
+    @staticmethod
+    def _asker(message: Message) -> str:
+        """The channel that the asker is on, though another node passed the message on."""
+        return message.client.name_of(message.origin[0]) if message.origin else message.source_name
 
 
 def make_desk(settings: DeskSettings, database: Path | None, model_key: str = "") -> Desk:
@@ -146,6 +181,18 @@ def make_desk(settings: DeskSettings, database: Path | None, model_key: str = ""
     )
 
 
+def tenant_desks(settings: DeskSettings, hive: Hive, model_key: str) -> dict[str, Desk]:
+    """A desk for each tenant that has documents of its own; they share nothing. Raises SettingsError."""
+    desks: dict[str, Desk] = {}
+    for each in settings.tenants:
+        if ids.parse(ids.TENANT, each.tenant_id) is None or each.tenant_id in desks:
+            raise SettingsError(f"tenants: {each.tenant_id!r} is no tnt:<uuid>, or stands there twice")
+        name = f"{process.base_of(settings.name)}.{each.tenant_id.removeprefix('tnt:')}.sqlite"
+        own = replace(settings, documents=each.documents)
+        desks[each.tenant_id] = make_desk(own, hive.state_dir / "desk" / name, model_key)
+    return desks
+
+
 def load_model_key(settings: DeskSettings, hive: Hive) -> str:
     """The endpoint's key; empty when no file holds one, which a local server may well accept."""
     path = process.secrets_path(hive, settings.name, settings.secrets_file)
@@ -162,9 +209,10 @@ def main() -> None:
     settings = settings_files.load(DeskSettings, options)
     hive = process.hive_of(options.hive)
     database = hive.state_dir / "desk" / f"{process.base_of(settings.name)}.sqlite"
-    desk = make_desk(settings, database, load_model_key(settings, hive))
+    key = load_model_key(settings, hive)
+    desk = make_desk(settings, database, key)
     node = Node(settings.name, hive=hive.root, degree=settings.degree)
-    DeskNode(settings, node, desk)
+    DeskNode(settings, node, desk, tenant_desks(settings, hive, key))
     node.run()
 
 
