@@ -44,6 +44,13 @@ KEY_BYTES: Final = 32
 FAILED_MAX: Final = limits.WAITING_MAX
 MODE: Final = 0o640
 
+POINTS: Final = {TENANTS: "put.tenants", ILKS: "put.ilks", CHANNELS: "put.channels"}
+CRASH_POINTS: Final = (
+    "fill.channels", "fill.ilks", "fill.tenants", "fill.done",
+    *(f"{name}.{when}" for name in POINTS.values() for when in ("before", "after")),
+)  # fmt: skip
+"""Places where a crash must be harmless; a test is told of each (`at`)."""
+
 _KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
 _REGISTRATIONS, _STATUSES = tuple(Registration), tuple(TenantStatus)
 
@@ -94,9 +101,10 @@ class Regions:
     """The three writers."""
 
     def __init__(
-        self, root: Path, hive: str, key: bytes, *, group: int | None = None, warn: Callable[[str], None] = _silent
+        self, root: Path, hive: str, key: bytes, *, group: int | None = None, warn: Callable[[str], None] = _silent,
+        at: Callable[[str], None] = _silent,
     ) -> None:  # fmt: skip
-        self._key, self._warn = key, warn
+        self._key, self._warn, self._at = key, warn, at
         with ExitStack() as made:
             self.tenants = TenantsWriter.create(root, hive, mode=MODE, group=group)
             made.callback(self.tenants.close)
@@ -109,9 +117,13 @@ class Regions:
 
     async def fill(self, store: Store, tenants: Iterable[Tenant]) -> None:
         """Show the whole database, piece by piece. Channels first: who finds one then finds its owner."""
+        self._at("fill.channels")
         await _filled(self.channels.fill, store, CHANNELS, self._channel)
+        self._at("fill.ilks")
         await _filled(self.ilks.fill, store, ILKS, ilk_record)
+        self._at("fill.tenants")
         self.tenants.fill(map(tenant_record, tenants))
+        self._at("fill.done")
 
     def _channel(self, channel: Channel) -> ChannelRecord:
         key = channel_key(self._key, channel.kind, channel.address, channel.tenant)
@@ -139,6 +151,7 @@ class Regions:
             self._failed.pop(place, None)
 
     def _show(self, change: Change) -> None:
+        self._at(f"{POINTS[change.table]}.before")
         if change.table is TENANTS:
             self.tenants.put(tenant_record(change.record))
         elif change.table is ILKS:
@@ -149,6 +162,7 @@ class Regions:
                 self.ilks.put(record)
         else:
             self._show_channel(change.before, change.record)
+        self._at(f"{POINTS[change.table]}.after")
 
     def _show_channel(self, before: Channel | None, after: Channel | None) -> None:
         old = self._channel(before) if before is not None else None

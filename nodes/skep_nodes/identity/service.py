@@ -76,6 +76,15 @@ class Service:
 
     async def open(self) -> None:
         """Open the store, check that nothing acknowledged is missing, publish. Raises StoreError, StoreBroken."""
+        try:
+            await self._open()
+        except BaseException:
+            await self.store.close()
+            self.head_file.close()
+            raise
+        self._task = asyncio.create_task(self._serve())
+
+    async def _open(self) -> None:
         await self.store.open()
         for table in RESIDENT:
             async for found in self.store.scan(table):
@@ -85,7 +94,6 @@ class Service:
         self.counts = Counts(await self.store.counts())
         await self._check_head()
         await self.publisher.fill(self.store, list(self._resident["identity_tenants"].rows.values()))
-        self._task = asyncio.create_task(self._serve())
 
     async def _check_head(self) -> None:
         """Compare the end of the chain with the note of what was acknowledged."""

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,10 @@ FILE_NAME: Final = "identity.db"
 PAGE_BYTES: Final = 2048
 HISTORY_MAX: Final = 500  # newest links of one interlocutor that one question reads
 _LOG_PAGES_MAX: Final = 8192  # 16 MiB of log, then it is copied into the file
+_TEXT: Final = partial(
+    str, encoding="utf-8", errors="surrogateescape"
+)  # the row check finds what was no text
+_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)  # the second for a message that quotes damaged bytes
 _FATAL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _SETTINGS: Final = (
     f"PRAGMA page_size={PAGE_BYTES}",
@@ -68,7 +73,7 @@ class SqliteStore:
             if not new:
                 self._check()
             self._migrate()
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             await self.close()
             raise self._error(error) from error
 
@@ -76,6 +81,7 @@ class SqliteStore:
         self._connection = sqlite3.connect(
             self.path, isolation_level=None, cached_statements=256, timeout=2.0, check_same_thread=False
         )
+        self._connection.text_factory = _TEXT
         for setting in _SETTINGS:
             self._connection.execute(setting)
 
@@ -99,7 +105,7 @@ class SqliteStore:
     async def close(self) -> None:
         """Let go of the file; what is in the log is copied into it."""
         if self._connection is not None:
-            with suppress(sqlite3.Error):
+            with suppress(*_ERRORS):
                 self._connection.close()
             self._connection = None
 
@@ -111,8 +117,11 @@ class SqliteStore:
             raise StoreError("the database is not open")
         return self._connection
 
-    def _error(self, error: sqlite3.Error) -> Exception:
+    def _error(self, error: sqlite3.Error | UnicodeDecodeError) -> Exception:
         """What an error of SQLite means to us."""
+        if isinstance(error, UnicodeDecodeError):
+            self._broken = f"{self.path} is damaged: its own messages are no text; restore it from a backup"
+            return StoreBroken(self._broken)
         code = getattr(error, "sqlite_errorcode", 0)
         if isinstance(error, sqlite3.IntegrityError):
             return Conflict(str(error))
@@ -134,7 +143,7 @@ class SqliteStore:
                     found.extend(await self.page(table, *value))
                 else:
                     found.take(table, self._db.execute(self._select(table, column), (value,)))
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
         return found
 
@@ -165,7 +174,7 @@ class SqliteStore:
         text = f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {table.key} LIMIT ?"  # noqa: S608
         try:
             return self._db.execute(text, (limit,) if after is None else (after, limit)).fetchall()
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
 
     async def scan(self, table: Table, size: int = 5000) -> AsyncIterator[Fetched]:
@@ -177,7 +186,7 @@ class SqliteStore:
                 found = Fetched()
                 found.take(table, rows)
                 yield found
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
 
     async def due(self, now_ms: int, limit: int) -> list[bytes]:
@@ -187,21 +196,21 @@ class SqliteStore:
         text = " UNION ".join(f"SELECT ilk_id FROM identity_ilks WHERE {each}" for each in (alias, seal))  # noqa: S608
         try:
             return [row[0] for row in self._db.execute(f"{text} LIMIT ?", (now_ms, now_ms, limit))]
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
 
     async def counts(self) -> dict[str, dict[bytes, int]]:
         """See `Store.counts`."""
         try:
             return {name: dict(self._db.execute(text).fetchall()) for name, text in COUNTS.items()}
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
 
     async def last_seq(self) -> int:
         """See `Store.last_seq`."""
         try:
             found: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM identity_audit").fetchone()[0]
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise self._error(error) from error
         return found
 
@@ -217,7 +226,7 @@ class SqliteStore:
                 database.executemany(self._upsert(table), rows)
             database.executemany(self._upsert(AUDIT), [AUDIT.pack(entry) for entry in entries])
             database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             known = self._error(error)
             self._roll_back(database)
             raise known from error
@@ -233,7 +242,7 @@ class SqliteStore:
         if database.in_transaction:
             try:
                 database.execute("ROLLBACK")
-            except sqlite3.Error as error:
+            except _ERRORS as error:
                 self._broken = (
                     f"{self.path}: a transaction could not be taken back ({error}); start SY.identity again"
                 )

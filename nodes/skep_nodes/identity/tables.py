@@ -120,7 +120,7 @@ class Table:
         return self.record(*values)
 
 
-_packed = Packer(use_bin_type=True).pack
+_packed = Packer(use_bin_type=True, unicode_errors="surrogateescape").pack
 
 
 def _check(row: list[Any]) -> int:
