@@ -1,9 +1,10 @@
 """`skep demo`: a conversation through a whole hive, every step checked.
 
-A customer writes over real HTTP in WhatsApp's format; the desk answers from documents; what the documents do not
-say goes to a person; the conversation stays with the person until it is handed back. The transcript shows each
-message with the hops that the router recorded, and every expectation is checked: the last line is `demo: ok`, or
-the demo fails.
+A stranger writes over real HTTP in WhatsApp's format. The front desk asks who she is and registers her; her question
+goes on to the agent that the policy names, which holds a degree for it; what the documents do not say goes to a person,
+and stays there until it is handed back. She is the same when she writes by e-mail, and the agent knows what was said
+before. Then somebody changes one letter of the agent's prompt, and it is silent. The transcript shows each message with
+the hops that the router recorded, and every expectation is checked: the last line is `demo: ok`, or the demo fails.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import skep_shm
+from skep_nodes.cli import demo_school
 from skep_nodes.cli.demo_customer import Phone
 from skep_nodes.cli.demo_hive import NUMBER_ID, POLL_S, DemoError, DemoHive
 from skep_nodes.cli.explain import span_text
@@ -24,12 +26,14 @@ from skep_nodes.cli.records import RecordsTail
 from skep_nodes.sy.tap import read_turns, spool_folder
 from skep_shm import Record, RecordKind
 
-DESK, PERSON, CHANNEL = "AI.desk", "IO.terminal", "IO.whatsapp"
+DESK, PERSON, CHANNEL, FRONT_DESK = "AI.desk", "IO.terminal", "IO.whatsapp", "SY.frontdesk.gov"
 ANSWER_S, RECORD_S = 5.0, 2.0
 QUESTION = "How long does standard delivery within Spain take?"
 UNKNOWN = "Can you repair the lid of my grandmother's samovar?"
 FOLLOW_UP = "It is made of brass, is that a problem?"
-AGAIN = "How many days do I have to return an item?"
+AGAIN = "Do you ship to France?"
+WHO_SHE_IS = "I'm Ana Ruiz, ana@example.org"
+LAST = "How many days do I have to return an item?"
 REPAIR = "Yes. Bring it to our workshop in Valencia and we will look at it."
 BRASS = "Not at all, brass is what we repair most."
 SCRIPT = ("/wait", "/take", REPAIR, "/wait", BRASS, "/back")
@@ -97,11 +101,54 @@ class Demo:
 
     def play(self) -> None:
         """Every step. Raises DemoError at the first that is not as it should be."""
-        self._documents_answer(QUESTION, "two to three working days", "shipping.md")
+        self._agent_graduates()
+        self._stranger_is_asked()
+        self._stranger_is_registered()
         self._desk_escalates()
         self._person_stays()
         self._person_hands_back()
-        self._documents_answer(AGAIN, "30 days", "returns.md")
+        self._documents_answer(AGAIN, "France takes four to five", "shipping.md")
+        self._changed_agent_is_silent()
+
+    def _agent_graduates(self) -> None:
+        degree = demo_school.graduate(self._hive.root)
+        self._hive.start_agent()
+        self.steps.append(Step("(school)", f"AI.desk graduates: {degree.partition('/')[0][:22]}…"))
+
+    def _stranger_is_asked(self) -> None:
+        asked = self._say(QUESTION)
+        welcome = self._hear("frontdesk")
+        expect("your name" in welcome.text, "the front desk asks who she is", welcome.text)
+        asked.hops = self._hops.take(CHANNEL, FRONT_DESK)
+        welcome.hops = self._hops.take(FRONT_DESK, CHANNEL)
+
+    def _stranger_is_registered(self) -> None:
+        said = self._say(WHO_SHE_IS)
+        thanks, answer = self._hear("frontdesk"), self._hear("desk")
+        expect("You are registered" in thanks.text, "the front desk registers her", thanks.text)
+        expect("two to three working days" in answer.text, "her first question is answered", answer.text)
+        said.hops = self._hops.take(CHANNEL, FRONT_DESK)
+        thanks.hops = self._hops.take(FRONT_DESK, CHANNEL)
+        answer.hops = self._hops.take(FRONT_DESK, DESK) + self._hops.take(DESK, CHANNEL)
+        wait(lambda: last_citation(self._hive, "shipping.md"), RECORD_S, "the desk's answer cites shipping.md")
+
+    def _changed_agent_is_silent(self) -> None:
+        file = demo_school.change_prompt(self._hive.root)
+        why = wait(lambda: demo_school.why_silent(self._hive.root), ANSWER_S, "the agent sees the change")
+        expect(why.startswith("MODULE_CHANGED"), "the agent says what was changed", why)
+        wait(self._seal_is_broken, ANSWER_S, "routers know of the broken seal")
+        self.steps.append(Step("(disk)", f"one letter of {file.name} is changed; AI.desk: {why}"))
+        self._say(LAST)
+        sorry = self._hear("whatsapp")
+        expect("cannot answer" in sorry.text, "she is told, and not by the agent", sorry.text)
+        expect(not self._hops.has(DESK, CHANNEL), "the agent says nothing")
+
+    def _seal_is_broken(self) -> bool:
+        reader = skep_shm.IlksReader.attach(self._hive.root)
+        try:
+            return any(each.seal is skep_shm.SealStatus.BROKEN for each in reader.all())
+        finally:
+            reader.close()
 
     def _documents_answer(self, question: str, words: str, document: str) -> None:
         asked = self._say(question)
@@ -199,7 +246,7 @@ def transcript(steps: list[Step], width: int = 80) -> list[str]:
     """The conversation as a table that fits a terminal: who, what, and the hops beside it."""
     from textwrap import wrap
 
-    said_width = width - 10 - 36
+    said_width = width - 10 - 38
     lines = [f"{'WHO':<10}{'SAID':<{said_width}}HOPS (since the customer's message)"]
     for step in steps:
         said = [

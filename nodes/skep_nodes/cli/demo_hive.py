@@ -1,4 +1,8 @@
-"""The demo's hive: which nodes it has, and a private folder to run it in."""
+"""The demo's hive: which nodes it has, and a private folder to run it in.
+
+`skep up` runs all of it but the desk, which comes when it has graduated (`demo_school`): routers of this hive give an
+agent without a valid seal no messages.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from skep_nodes.cli.hive_folder import make_hive
 
 HIVE_ID = "demo"
 NUMBER_ID = "100200300"
+WHO = "agents:\n- {node: AI.desk}\n"
 READY_S, STOP_S, POLL_S = 10.0, 8.0, 0.01
 
 
@@ -49,7 +54,7 @@ class DemoHive:
         self._folder.chmod(0o755)
         _, self.hive = make_hive(self._folder / "h", HIVE_ID)
         self._write(api_url, script)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def root(self) -> Path:
@@ -66,7 +71,6 @@ class DemoHive:
         _private(lines, "\n".join(script) + "\n")
         whatsapp = {"port": 0, "base_url": api_url, "numbers": [{"phone_number_id": NUMBER_ID}]}
         nodes: list[dict[str, Any]] = [
-            {"name": "AI.desk", "module": "skep_nodes.ai.desk"},
             {"name": "IO.whatsapp", "module": "skep_nodes.io.whatsapp", "settings": whatsapp},
             {
                 "name": "IO.terminal", "module": "skep_nodes.io.terminal", "restart": "never",
@@ -74,28 +78,41 @@ class DemoHive:
             },
         ]  # fmt: skip
         # JSON is YAML: nothing here needs a person's eye.
-        (self.root / "hive.yaml").write_text(f"hive_id: {HIVE_ID}\nnodes: {json.dumps(nodes)}\n")
+        (self.root / "hive.yaml").write_text(
+            f"hive_id: {HIVE_ID}\nseals: require\nnodes: {json.dumps(nodes)}\n"
+        )
+        (self.hive.config_dir / "identity.yaml").write_text(WHO)
 
     def __enter__(self) -> DemoHive:
-        log = self.root / "logs" / "up.log"
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEP_")}
-        with log.open("wb") as file:
-            self._process = subprocess.Popen(
-                python("skep_nodes.cli", "up", "--trace", "--hive", str(self.root)),
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-            )  # fmt: skip
+        up = python("skep_nodes.cli", "up", "--trace", "--hive", str(self.root))
         try:
-            self._wait_ready(log)
+            self._wait_ready(*self._start("up", up))
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
-    def _wait_ready(self, log: Path) -> None:
-        assert self._process is not None
+    def start_agent(self) -> None:
+        """AI.desk, which has graduated meanwhile."""
+        settings = self.root / "run" / "nodes" / "AI.desk.json"
+        settings.write_text(json.dumps({"degree": "state/degrees/agents/AI.desk"}))
+        module = ("skep_nodes.cli.traced", "skep_nodes.ai.desk")
+        self._start("AI.desk", python(*module, "--hive", str(self.root), "--config", str(settings)))
+
+    def _start(self, name: str, command: list[str]) -> tuple[Path, subprocess.Popen[bytes]]:
+        log = self.root / "logs" / f"{name}.log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SKEP_")}
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment
+            )
+        self._processes.append(process)
+        return log, process
+
+    def _wait_ready(self, log: Path, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + READY_S
         while f"hive {HIVE_ID} ready" not in (text := log.read_text(errors="replace")):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise DemoError(f"the hive did not start:\n{text}{self.logs()}")
             time.sleep(POLL_S)
 
@@ -121,17 +138,21 @@ class DemoHive:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        for process in reversed(self._processes):
+            _end(process)
         if self._keep:
             print(f"kept: {self.root}", file=sys.stderr)
         else:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _private(path: Path, text: str) -> None:

@@ -68,6 +68,7 @@ class HiveFile(BaseModel):
     hive_id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,50}$")
     router_name: str = Field("RT.main", pattern=r"^RT\.[A-Za-z0-9_.-]+$")
     tap: bool = True
+    seals: Literal["off", "warn", "require"] = "off"
     ready_s: Seconds = 10.0
     stop_s: Seconds = 8.0
     decisions: dict[str, Any] = {}

@@ -32,6 +32,7 @@ from skep_shm import RegionError
 
 STARTING_POLL_S, STEADY_POLL_S = 0.01, 0.1
 KILL_WAIT_S = 2.0  # for the kernel to take away what was killed
+FRONT_DESK = "SY.frontdesk.gov"
 SYSTEM_MODULES = {
     "SY.config.routes": "skep_nodes.sy.config_routes",
     "SY.threads": "skep_nodes.sy.threads",
@@ -39,7 +40,7 @@ SYSTEM_MODULES = {
     "SY.tap": "skep_nodes.sy.tap",
     "SY.opa.rules": "skep_nodes.sy.opa_rules",
     "SY.registrar": "skep_nodes.sy.registrar",
-    "SY.frontdesk.gov": "skep_nodes.sy.frontdesk_gov",
+    FRONT_DESK: "skep_nodes.sy.frontdesk_gov",
     "SY.decisions": "skep_nodes.sy.decisions",
 }
 
@@ -75,13 +76,18 @@ def children_of(
     tickets = {name: new_ticket() for name in system}
     root = str(hive.root)
     # There always is a policy, so nothing may pass before it decides; and no exchange is cut by its arrival.
-    router = python("skep_router", "--hive", root, "--name", settings.router_name, "--policy", "required")
+    router = python("skep_router", "--hive", root, "--name", settings.router_name, "--policy", "required",
+                    "--seals", settings.seals)  # fmt: skip
     children = [Child(settings.router_name, router, tickets=tickets)]
-    children += [
-        Child(name, [*python(module, "--hive", root), *_options(hive, settings, name)], ticket=tickets[name])
-        for name, module in system.items()
-    ]
+    for name, module in system.items():
+        argv = [*_module(name, module, trace), "--hive", root, *_options(hive, settings, name)]
+        children.append(Child(name, argv, ticket=tickets[name]))
     return [*children, *(_application(hive, entry, trace) for entry in entries)]
+
+
+def _module(name: str, module: str, trace: bool) -> list[str]:
+    """Of system nodes, the one that talks with people is traced too."""
+    return python("skep_nodes.cli.traced", module) if trace and name == FRONT_DESK else python(module)
 
 
 def _options(hive: Hive, settings: HiveFile, name: str) -> list[str]:
