@@ -51,6 +51,15 @@ class Refusal(NamedTuple):
     decision_id: str = ""  # of the policy, where it was asked
 
 
+def answers_system(core: Core, selector: Selector) -> bool:
+    """Does this frame answer a system node? Those may ask before the hive is ready, so they must hear what comes back:
+    a question whose answer was refused would wait for its whole timeout."""
+    if selector.dst_kind != DstKind.UUID or (selector.phase in OPENING and selector.message_class not in _ANSWERS):
+        return False
+    found = core.registry.by_uuid(selector.destination)
+    return found is not None and is_system(found.name)
+
+
 class Case:
     """One question of one sender."""
 
@@ -108,7 +117,7 @@ class Case:
 
     def _unready(self) -> Refusal | None:
         core, selector = self.core, self.selector
-        asked = selector.message_class not in _UNASKED
+        asked = selector.message_class not in _UNASKED and not answers_system(core, selector)
         if asked and core.policies.required and core.policies.decider is None:
             return Refusal(Reason.NOT_READY, "the hive has no policy yet; retry")
         to_nobody = selector.dst_kind == DstKind.POLICY
@@ -133,6 +142,8 @@ class Case:
             why = "the ILK is not a person's"
         elif not tenant_allows(link.tenant, party.tenant):
             why = "the ILK belongs to another tenant"
+        elif link.ilk_rule.channel_kinds and link.ilk_rule.channel_kinds.isdisjoint(party.record.channel_kinds):
+            why = f"the ILK owns no channel of kind {' or '.join(sorted(link.ilk_rule.channel_kinds))}"
         return Refusal(Reason.ILK_FORBIDDEN, f"{link.name} may not speak for it: {why}") if why else None
 
     def _shut(self) -> Refusal | None:

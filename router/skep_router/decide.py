@@ -16,7 +16,7 @@ from skep.protocol.codes import Reason
 from skep.protocol.header import ZERO16, AckLevel, DstKind, MessageClass, Selector
 from skep.protocol.names import is_system
 from skep_router import fib
-from skep_router.case import OPENING, Case, Refusal
+from skep_router.case import OPENING, Case, Refusal, answers_system
 from skep_router.flow import Flow
 from skep_router.grants import NO_ID
 
@@ -40,7 +40,7 @@ def permitted(core: Core, link: Link, source: bytes, selector: Selector) -> Refu
         return Refusal(Reason.SOURCE_FORGED, "the frame's source is not the uuid this connection registered")
     if selector.hops:
         return Refusal(Reason.BAD_FRAME, "hops must be 0 in a node's own frame")
-    if not core.ready and not is_system(link.name):
+    if not core.ready and not is_system(link.name) and not answers_system(core, selector):
         return Refusal(Reason.NOT_READY, "the hive has no configuration yet; retry")
     if not core.grants.may_speak(link.ilk_rule, selector.src_ilk) and not _own_ilk(core, link, selector):
         return Refusal(Reason.ILK_FORBIDDEN, f"{link.name} holds no grant to speak for this ILK")

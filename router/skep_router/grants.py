@@ -38,6 +38,8 @@ VERB_OWNERS: Final[dict[str, tuple[str, ...]]] = {
     "OPA_RELOAD": ("SY.opa.rules",),
     # Moves the clock that others go by.
     "TIME_SYNC": ("SY.*",),
+    # Makes an agent verify its degree again, and stop where it finds it broken.
+    "DEGREE_CHANGED": ("SY.registrar",),
     # What SY.threads says about bindings must come from it: a forged answer would confirm a hand-over that never was.
     "THREAD_BIND_RESPONSE": ("SY.threads",),
     "THREAD_UNBIND_RESPONSE": ("SY.threads",),

@@ -20,8 +20,8 @@ from skep_shm.table_reader import TableReader
 from skep_shm.types import IlkKind, IlkRecord, Registration, SealStatus, Subtype
 
 REGION = "ilks"
-TEXT_BYTES_MAX = 8192  # of handler, roles, capabilities and degrees together
-LIST_MAX = 255  # roles, capabilities, degrees: each counted by one byte
+TEXT_BYTES_MAX = 8192  # of handler and lists together
+LIST_MAX = 255  # roles, capabilities, degrees, channel kinds: each counted by one byte
 
 _INLINE = ILK.width("text")
 _LIVE = int(State.LIVE)
@@ -37,10 +37,10 @@ _HEAD = (
     "tenant",
     "canonical",
 )
-_unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "text").unpack
+_unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "degrees", "text").unpack
 _make = tuple.__new__
 _Words = tuple[str, ...]
-_NO_WORDS: tuple[str, _Words, _Words, _Words] = ("", (), (), ())
+_NO_WORDS: tuple[str, _Words, _Words, _Words, _Words] = ("", (), (), (), ())
 _KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
 _REGISTRATIONS = tuple(Registration)
 
@@ -76,6 +76,7 @@ class IlksWriter(KeyedWriter[IlkRecord]):
             seal_until,
             len(record.capabilities),
             len(record.degrees),
+            len(record.channel_kinds),
             text[:_INLINE],
             0,
         )[:-4]
@@ -84,17 +85,17 @@ class IlksWriter(KeyedWriter[IlkRecord]):
 
 def _text_of(record: IlkRecord, region: str) -> bytes:
     """Handler and lists, a zero byte between two. Raises RegionError TOO_LONG, ValueError for a zero byte inside."""
-    _, _, _, _, _, _, _, _, _, handler, roles, capabilities, degrees = record
-    longest = max(len(roles), len(capabilities), len(degrees))
+    _, _, _, _, _, _, _, _, _, handler, roles, capabilities, degrees, kinds = record
+    longest = max(len(roles), len(capabilities), len(degrees), len(kinds))
     if longest > LIST_MAX:
         raise RegionError(RegionCode.TOO_LONG, region, f"a list of {longest} entries, at most {LIST_MAX}")
-    words = (handler, *roles, *capabilities, *degrees)
+    words = (handler, *roles, *capabilities, *degrees, *kinds)
     text = "\0".join(words).encode()
     if len(text) > TEXT_BYTES_MAX:
-        detail = f"handler, roles, capabilities and degrees of {len(text)} bytes, at most {TEXT_BYTES_MAX}"
+        detail = f"handler, roles, capabilities, degrees and kinds of {len(text)} bytes, at most {TEXT_BYTES_MAX}"
         raise RegionError(RegionCode.TOO_LONG, region, detail)
     if text.count(0) != len(words) - 1:
-        raise ValueError("a handler, role, capability or degree holds a zero byte")
+        raise ValueError("a handler, role, capability, degree or channel kind holds a zero byte")
     return text
 
 
@@ -113,14 +114,14 @@ class IlksReader(TableReader[IlkRecord]):
 
     def _decode(self, slot: int, raw: bytes) -> IlkRecord | None:
         fields = _unpack(raw)
-        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, text = (
+        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, degs, text = (
             fields
         )
         if state != _LIVE:
             return None
         if size > _INLINE:
             return self._decode_long(slot, raw)
-        handler, has, can, degrees = _words(text[:size], roles, caps) if size else _NO_WORDS
+        handler, has, can, degrees, kinds = _words(text[:size], roles, caps, degs) if size else _NO_WORDS
         return _make(
             IlkRecord,
             (
@@ -137,6 +138,7 @@ class IlksReader(TableReader[IlkRecord]):
                 has,
                 can,
                 degrees,
+                kinds,
             ),
         )
 
@@ -148,14 +150,16 @@ class IlksReader(TableReader[IlkRecord]):
         text, raw = whole
         fields = _unpack(raw)
         head = self._decode(slot, raw[:14] + bytes(2) + raw[16:])  # as one without text
-        return None if head is None else _make(IlkRecord, (*head[:9], *_split(text, fields[6], fields[12])))
+        return None if head is None else _make(IlkRecord, (*head[:9], *_split(text, fields[6], fields[12], fields[13])))
 
 
-def _split(text: bytes, roles: int, capabilities: int) -> tuple[str, _Words, _Words, _Words]:
-    """Handler, roles, capabilities, degrees."""
+def _split(text: bytes, roles: int, capabilities: int, degrees: int) -> tuple[str, _Words, _Words, _Words, _Words]:
+    """Handler, roles, capabilities, degrees, channel kinds."""
     parts = text.decode().split("\0")
-    second, third = 1 + roles, 1 + roles + capabilities
-    return parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:])
+    second = 1 + roles
+    third = second + capabilities
+    fourth = third + degrees
+    return parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:fourth]), tuple(parts[fourth:])
 
 
 _words = lru_cache(maxsize=4096)(

@@ -423,8 +423,9 @@ struct skep_ilk {
     uint64_t seal_until_ms;  /* Unix time; 0 = none */
     uint8_t capabilities;  /* how many */
     uint8_t degrees;  /* how many */
-    uint8_t reserved[2];  /* zero */
-    uint8_t text[32];  /* handler, then roles, capabilities, degrees; UTF-8, a zero byte between two of them */
+    uint8_t channel_kinds;  /* how many */
+    uint8_t reserved[1];  /* zero */
+    uint8_t text[32];  /* handler, then roles, capabilities, degrees, channel kinds; UTF-8, a zero byte between two */
     uint32_t check;  /* CRC-32 of the bytes before it */
 };
 _Static_assert(sizeof(struct skep_ilk) == 128, "ilk");
@@ -445,7 +446,8 @@ _Static_assert(offsetof(struct skep_ilk, alias_until_ms) == 72, "alias_until_ms"
 _Static_assert(offsetof(struct skep_ilk, seal_until_ms) == 80, "seal_until_ms");
 _Static_assert(offsetof(struct skep_ilk, capabilities) == 88, "capabilities");
 _Static_assert(offsetof(struct skep_ilk, degrees) == 89, "degrees");
-_Static_assert(offsetof(struct skep_ilk, reserved) == 90, "reserved");
+_Static_assert(offsetof(struct skep_ilk, channel_kinds) == 90, "channel_kinds");
+_Static_assert(offsetof(struct skep_ilk, reserved) == 91, "reserved");
 _Static_assert(offsetof(struct skep_ilk, text) == 92, "text");
 _Static_assert(offsetof(struct skep_ilk, check) == 124, "check");
 

@@ -9,7 +9,7 @@ from skep.protocol import limits
 from skep.protocol import link as link_verbs
 from skep.protocol.codes import CloseReason
 from skep.protocol.handshake import Refused
-from skep.protocol.header import AckLevel, MessageClass, Tag, pack_extensions
+from skep.protocol.header import AckLevel, MessageClass, Phase, Tag, pack_extensions
 from skep_shm import Grant, MatchKind, VpnRule
 
 ILK, OTHER_ILK = b"i" * 16, b"o" * 16
@@ -146,6 +146,12 @@ def test_not_ready_until_configured_except_for_the_system() -> None:
     assert (answer.payload["reason"], answer.payload["retryable"]) == ("NOT_READY", True)
     s.send("SY.t")
     assert len(t.read()) == 1
+    s.send("AI.a", phase=Phase.REQUEST)
+    (asked,) = a.read()
+    a.send(asked.source, phase=Phase.REPLY)
+    assert len(s.read()) == 1, "who may ask must hear the answer"
+    a.send(asked.source)
+    assert a.reasons() == ["NOT_READY"]
     router.configure()
     a.send("AI.b")
     assert len(b.read()) == 1

@@ -38,7 +38,7 @@ static int print_ilk(const uint8_t *segment, const uint8_t *key) {
     print_hex(ilk.canonical);
     printf("%u %u %u %u ", ilk.kind, ilk.subtype, ilk.registration, ilk.seal);
     printf("%llu %llu ", (unsigned long long)ilk.alias_until_ms, (unsigned long long)ilk.seal_until_ms);
-    printf("%u %u %u ", ilk.roles, ilk.capabilities, ilk.degrees);
+    printf("%u %u %u %u ", ilk.roles, ilk.capabilities, ilk.degrees, ilk.channel_kinds);
     if (!print_text(segment, &ilk)) return 5;
     puts("");
     return 0;

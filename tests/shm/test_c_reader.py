@@ -98,8 +98,8 @@ def test_c_finds_interlocutors_and_channels_by_key(clean_root: Path, build: Call
     ilks_reader, channels_reader = IlksReader.attach(clean_root), ChannelsReader.attach(clean_root)
     for number in (0, 1, 2, 5, 19, 599):
         one, other = ilk(number), channel(number)
-        text = "|".join((one.handler, *one.roles, *one.capabilities, *one.degrees))
-        counts = f"{len(one.roles)} {len(one.capabilities)} {len(one.degrees)}"
+        text = "|".join((one.handler, *one.roles, *one.capabilities, *one.degrees, *one.channel_kinds))
+        counts = f"{len(one.roles)} {len(one.capabilities)} {len(one.degrees)} {len(one.channel_kinds)}"
         numbers = f"{one.kind:d} {one.subtype:d} {one.registration:d} {one.seal:d}"
         times = f"{one.alias_until_ms} {one.seal_until_ms}"
         ids = f"{one.ilk.hex()} {one.tenant.hex()} {one.canonical.hex()}"

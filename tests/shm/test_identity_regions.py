@@ -52,6 +52,7 @@ def human(number: int) -> IlkRecord:
         registration=Registration.COMPLETE,
         tenant=key16(number % 7),
         roles=("customer",) * (number % 3),
+        channel_kinds=("whatsapp", "email")[: number % 3],
     )
 
 
@@ -71,6 +72,7 @@ def agent(number: int) -> IlkRecord:
         ("support", "sales"),
         tuple(f"cap:answers/{each}" for each in range(number % 20)),
         (f"degree:0b5e3c8e-0000-4000-8000-{number:012d}/3",),
+        ("http",) * (number % 2),
     )
 
 
@@ -298,7 +300,7 @@ def test_the_longest_texts_come_back_whole(clean_root: Path) -> None:
     writer.fill(())
     reader = IlksReader.attach(clean_root)
     for size in (0, 28, 29, 30, 128, 129, TEXT_BYTES_MAX - 5):
-        record = human(1)._replace(handler="é", roles=("r" * size,), degrees=("",))
+        record = human(1)._replace(handler="é", roles=("r" * size,), degrees=("",), channel_kinds=())
         writer.put(record)
         assert reader.find(record.ilk) == record
     writer.put(human(1))
@@ -324,6 +326,7 @@ ilks = st.builds(
     numbers,
     numbers,
     words,
+    lists,
     lists,
     lists,
     lists,
