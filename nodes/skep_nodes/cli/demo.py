@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import skep_shm
+from skep.protocol.header import unpack_key
 from skep_nodes.cli import demo_school
 from skep_nodes.cli.demo_customer import Phone
 from skep_nodes.cli.demo_hive import NUMBER_ID, POLL_S, DemoError, DemoHive
+from skep_nodes.cli.demo_post import PostOffice
 from skep_nodes.cli.explain import span_text
 from skep_nodes.cli.failure import Exit
 from skep_nodes.cli.output import printable
@@ -26,13 +28,15 @@ from skep_nodes.cli.records import RecordsTail
 from skep_nodes.sy.tap import read_turns, spool_folder
 from skep_shm import Record, RecordKind
 
-DESK, PERSON, CHANNEL, FRONT_DESK = "AI.desk", "IO.terminal", "IO.whatsapp", "SY.frontdesk.gov"
+DESK, PERSON, CHANNEL, MAIL, FRONT_DESK = "AI.desk", "IO.terminal", "IO.whatsapp", "IO.email", "SY.frontdesk.gov"
 ANSWER_S, RECORD_S = 5.0, 2.0
 QUESTION = "How long does standard delivery within Spain take?"
 UNKNOWN = "Can you repair the lid of my grandmother's samovar?"
 FOLLOW_UP = "It is made of brass, is that a problem?"
 AGAIN = "Do you ship to France?"
-WHO_SHE_IS = "I'm Ana Ruiz, ana@example.org"
+ADDRESS = "ana@example.org"
+WHO_SHE_IS = f"I'm Ana Ruiz, {ADDRESS}"
+BY_MAIL = "And how long does it take?"
 LAST = "How many days do I have to return an item?"
 REPAIR = "Yes. Bring it to our workshop in Valencia and we will look at it."
 BRASS = "Not at all, brass is what we repair most."
@@ -93,8 +97,8 @@ def _is_between(record: Record, source: str, dest: str) -> bool:
 class Demo:
     """The conversation, step by step."""
 
-    def __init__(self, hive: DemoHive, phone: Phone) -> None:
-        self._hive, self._phone = hive, phone
+    def __init__(self, hive: DemoHive, phone: Phone, office: PostOffice) -> None:
+        self._hive, self._phone, self._office = hive, phone, office
         self._url = hive.channel_url()
         self._hops = Hops(RecordsTail(hive.root))
         self.steps: list[Step] = []
@@ -108,6 +112,7 @@ class Demo:
         self._person_stays()
         self._person_hands_back()
         self._documents_answer(AGAIN, "France takes four to five", "shipping.md")
+        self._known_by_mail()
         self._changed_agent_is_silent()
 
     def _agent_graduates(self) -> None:
@@ -124,6 +129,12 @@ class Demo:
 
     def _stranger_is_registered(self) -> None:
         said = self._say(WHO_SHE_IS)
+        sent = self._hear("frontdesk")
+        expect("sent a code" in sent.text, "the front desk has her prove the address", sent.text)
+        said.hops = self._hops.take(CHANNEL, FRONT_DESK) + self._hops.take(FRONT_DESK, MAIL)
+        sent.hops = self._hops.take(FRONT_DESK, CHANNEL)
+        code = "".join(filter(str.isdigit, self._read("mail").text.splitlines()[0]))
+        said = self._say(code)
         thanks, answer = self._hear("frontdesk"), self._hear("desk")
         expect("You are registered" in thanks.text, "the front desk registers her", thanks.text)
         expect("two to three working days" in answer.text, "her first question is answered", answer.text)
@@ -131,6 +142,18 @@ class Demo:
         thanks.hops = self._hops.take(FRONT_DESK, CHANNEL)
         answer.hops = self._hops.take(FRONT_DESK, DESK) + self._hops.take(DESK, CHANNEL)
         wait(lambda: last_citation(self._hive, "shipping.md"), RECORD_S, "the desk's answer cites shipping.md")
+
+    def _known_by_mail(self) -> None:
+        """The question makes sense only after what she asked by WhatsApp; alone it would be about Spain."""
+        self._hops.forget()
+        self._office.write(ADDRESS, "One more thing", BY_MAIL)
+        asked = self._step("customer", f"(by e-mail) {BY_MAIL}")
+        answer = self._read("desk")
+        expect("France takes four to five" in answer.text, "the agent knows what was said before", answer.text)
+        asked.hops = self._hops.take(MAIL, DESK)
+        answer.hops = self._hops.take(DESK, MAIL)
+        expect(not self._hops.has(MAIL, FRONT_DESK), "she is recognised")
+        wait(lambda: threads_of_speakers(self._hive) == [2], RECORD_S, "one person speaks in both threads")
 
     def _changed_agent_is_silent(self) -> None:
         file = demo_school.change_prompt(self._hive.root)
@@ -187,18 +210,29 @@ class Demo:
         self._hops.forget()
         status = self._phone.say(self._url, self._hive.app_secret, text)
         expect(status == 200, "the webhook is answered 200", status)
-        self.steps.append(Step("customer", text))
-        return self.steps[-1]
+        return self._step("customer", text)
 
     def _hear(self, who: str) -> Step:
         text = self._phone.hear(ANSWER_S)
         if text is None:
             raise DemoError(f"the {who} answers within {ANSWER_S:g} s: nothing came")
+        return self._step(who, text)
+
+    def _read(self, who: str) -> Step:
+        """The next letter to her."""
+        letter = self._office.read(ANSWER_S)
+        if letter is None:
+            raise DemoError(f"a letter of the {who} comes within {ANSWER_S:g} s: nothing came")
+        expect(letter["To"] == ADDRESS, "the letter is to her", letter["To"])
+        text = str(letter.get_content()).replace("\r\n", "\n").strip()
+        return self._step(who, f"(by e-mail) {text.partition(chr(10) * 2)[0]}")
+
+    def _step(self, who: str, text: str) -> Step:
         self.steps.append(Step(who, text))
         return self.steps[-1]
 
     def _handler(self) -> str:
-        """Who the only conversation is bound to; empty when to nobody."""
+        """Who a thread is bound to; empty when to nobody."""
         reader = skep_shm.ThreadsReader.attach(self._hive.root)
         try:
             return next((each.handler for each in reader.all() if each.handler), "")
@@ -224,6 +258,15 @@ def last_citation(hive: DemoHive, document: str) -> str:
             expect(data.decode() == citation["text"], f"{document} holds the cited sentence", data)
             return str(citation["text"])
     return ""
+
+
+def threads_of_speakers(hive: DemoHive) -> list[int]:
+    """In how many threads each interlocutor has spoken, as the tap kept it."""
+    threads: dict[bytes, set[bytes]] = {}
+    for turn in read_turns(spool_folder(hive.hive)):
+        if any(turn.ilk):
+            threads.setdefault(turn.ilk, set()).add(unpack_key(turn.frame.key)[1].thread)
+    return [len(each) for each in threads.values()]
 
 
 def expect(holds: bool, what: str, seen: object = "") -> None:
@@ -265,11 +308,11 @@ def transcript(steps: list[Step], width: int = 80) -> list[str]:
 def demo_command(*, keep: bool) -> int:
     """`skep demo`."""
     began = time.monotonic()
-    phone = Phone(NUMBER_ID)
+    phone, office = Phone(NUMBER_ID), PostOffice()
     try:
-        with DemoHive(phone.api_url, SCRIPT, keep=keep) as hive:
+        with DemoHive(phone.api_url, office.settings(), SCRIPT, keep=keep) as hive:
             ready_s = time.monotonic() - began
-            demo = Demo(hive, phone)
+            demo = Demo(hive, phone, office)
             try:
                 demo.play()
             except (DemoError, skep_shm.RegionError, OSError) as error:
@@ -282,6 +325,7 @@ def demo_command(*, keep: bool) -> int:
         return Exit.FAILED
     finally:
         phone.close()
+        office.close()
     print("demo: ok")
     return Exit.OK
 

@@ -46,32 +46,38 @@ class DemoError(Exception):
 class DemoHive:
     """A private hive under a short path, run by a real `skep up`; leaving it stops it and removes the folder."""
 
-    def __init__(self, api_url: str, script: Sequence[str], *, keep: bool) -> None:
+    def __init__(
+        self, api_url: str, mail: dict[str, Any], script: Sequence[str], *, keep: bool
+    ) -> None:
         self._keep = keep
         self.app_secret = secrets.token_hex(16)
         # Not TMPDIR: a Unix socket's path has at most 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="skep-", dir="/tmp"))
         self._folder.chmod(0o755)
         _, self.hive = make_hive(self._folder / "h", HIVE_ID)
-        self._write(api_url, script)
+        self._write(api_url, mail, script)
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @property
     def root(self) -> Path:
         return self.hive.root
 
-    def _write(self, api_url: str, script: Sequence[str]) -> None:
-        """hive.yaml, the channel's secrets and what the scripted person types."""
+    def _write(self, api_url: str, mail: dict[str, Any], script: Sequence[str]) -> None:
+        """hive.yaml, the channels' secrets and what the scripted person types."""
         folder = self.hive.state_dir / "secrets"
         folder.mkdir(mode=0o700)
         names = ("app_secret", "verify_token", "access_token")
         values = {name: self.app_secret if name == "app_secret" else secrets.token_hex(16) for name in names}
         _private(folder / "IO.whatsapp.json", json.dumps(values))
+        account = {"imap_user": "shop", "imap_password": secrets.token_hex(16)}
+        boxes = {box["address"]: account for box in mail["mailboxes"]}
+        _private(folder / "IO.email.json", json.dumps(boxes))
         lines = self.root / "state" / "person.txt"
         _private(lines, "\n".join(script) + "\n")
         whatsapp = {"port": 0, "base_url": api_url, "numbers": [{"phone_number_id": NUMBER_ID}]}
         nodes: list[dict[str, Any]] = [
             {"name": "IO.whatsapp", "module": "skep_nodes.io.whatsapp", "settings": whatsapp},
+            {"name": "IO.email", "module": "skep_nodes.io.email", "settings": mail},
             {
                 "name": "IO.terminal", "module": "skep_nodes.io.terminal", "restart": "never",
                 "args": ["--script", str(lines)], "settings": {"person": "Dana"},

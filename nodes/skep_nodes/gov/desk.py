@@ -141,8 +141,9 @@ class FrontDesk:
         if applicant.turns >= TURNS_MAX:
             return Outcome(words.later)
         question = {("name", "email"): words.ask_both, ("name",): words.ask_name, ("email",): words.ask_email}[missing]
-        before = words.kept if first and applicant.question else "" if first or useful else words.again
-        return Outcome(f"{before} {question}".strip())
+        if first:
+            return Outcome(f"{question} {words.kept}" if applicant.question else question)
+        return Outcome(question if useful else f"{words.again} {question}")
 
     async def _proceed(self, applicant: Applicant, facts: Facts) -> Outcome:
         if not applicant.proven:
