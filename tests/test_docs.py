@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,67 @@ def test_every_refusal_and_every_way_a_link_ends_is_explained() -> None:
     text = (REPO / "docs" / "errors.md").read_text()
     names = [reason.value for reason in Reason] + [reason.name for reason in CloseReason]
     assert not [name for name in names if not re.search(rf"\b{name}\b", text)]
+
+
+# -- codes: each one that any package raises stands in a table ---------------------------------------------------
+
+PACKAGES = ("policies/skep_policy", "nodes/skep_nodes", "sdk/skep", "shm_layouts/skep_shm")
+RAISED = re.compile(r"_?\w*(?:Error|Refusal|Failure|_damaged)|answer_of|of")
+CODE = re.compile(r"[A-Z]{2,}(?:_[A-Z0-9]+)*")
+LOWER_CODE = re.compile(r"[a-z]+(?:_[a-z]+)*")
+ENUMS = ("Code", "RegionCode", "ErrorCode")
+
+
+def raised_codes() -> dict[str, str]:
+    """Every code that is given to an error, or listed in a closed list of codes, and a file that does so."""
+    found: dict[str, str] = {}
+    for path in (path for package in PACKAGES for path in sorted((REPO / package).rglob("*.py"))):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                found |= dict.fromkeys(_codes_of(node), path.name)
+            elif isinstance(node, ast.ClassDef) and node.name in ENUMS:
+                found |= dict.fromkeys(_members(node), path.name)
+    return found
+
+
+def _codes_of(call: ast.Call) -> set[str]:
+    """Constants in the place of a code: the first argument, or the second where the first names a file."""
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    if not RAISED.fullmatch(name):
+        return set()
+    if name == "RemoteError":
+        found = [place for place in call.args[:1] if isinstance(place, ast.Constant)]
+        return _texts(found, LOWER_CODE)
+    return _texts([part for place in call.args[:2] for part in ast.walk(place)], CODE)
+
+
+def _texts(nodes: Iterable[ast.AST], pattern: re.Pattern[str]) -> set[str]:
+    values = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return {value for value in values if isinstance(value, str) and pattern.fullmatch(value)}
+
+
+def _members(listed: ast.ClassDef) -> set[str]:
+    return _texts([step.value for step in listed.body if isinstance(step, ast.Assign)], CODE)
+
+
+def test_every_code_that_is_raised_stands_in_a_table() -> None:
+    rows = [
+        line.partition("|")[2].partition("|")[0]
+        for name in ("errors", "operations", "policy", "policy-life", "degrees", "nodes")
+        for line in (REPO / "docs" / f"{name}.md").read_text().splitlines()
+        if line.startswith("| ")
+    ]
+    explained = {word for row in rows for word in re.findall(r"\w+", row)}
+    missing = {code: where for code, where in raised_codes().items() if code not in explained}
+    assert not missing
+
+
+def test_codes_are_found_where_they_are_raised() -> None:
+    """The search is worth something: it finds a code of each kind of error."""
+    known = {"BUNDLE_OLD", "KEY_EXPOSED", "DUPLICATE_EMAIL", "SEAL_EXPIRED", "SEAL_DAMAGED", "HANDLER_TAKEN", "USAGE",
+             "VERSION_CONFLICT", "TOO_LONG", "degree_invalid", "MASK_INVALID", "REGO_INVALID"}  # fmt: skip
+    assert known <= raised_codes().keys()
 
 
 def test_the_readme_states_the_limits_that_are_in_force() -> None:
