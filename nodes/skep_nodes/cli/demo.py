@@ -60,12 +60,14 @@ class Hops:
     def __init__(self, tail: RecordsTail) -> None:
         self._tail = tail
         self._found: list[Record] = []
+        self._refused: list[Record] = []
         self._told: set[tuple[int, str]] = set()
 
     def forget(self) -> None:
         """The customer speaks: a new window begins."""
         self._tail.read()
         self._found.clear()
+        self._refused.clear()
         self._told.clear()
 
     def take(self, source: str, dest: str) -> list[str]:
@@ -80,13 +82,24 @@ class Hops:
         self._look()
         return any(_is_between(each, source, dest) for each in self._found)
 
+    def refusal(self, source: str) -> list[str]:
+        """The refusal of what this node sent. Raises DemoError when there is none."""
+        found = wait(lambda: self._refused_of(source), RECORD_S, f"a refusal to {source} is recorded")
+        return [f"{source} → nobody: {found[-1].code}"]
+
+    def _refused_of(self, source: str) -> list[Record]:
+        self._look()
+        return [each for each in self._refused if each.source_name.partition("@")[0] == source]
+
     def _between(self, source: str, dest: str) -> list[Record]:
         self._look()
         found = (each for each in self._found if _is_between(each, source, dest))
         return [each for each in found if (each.mono_ns, each.dest_name) not in self._told]
 
     def _look(self) -> None:
-        self._found += [each for each in self._tail.read() if each.kind == RecordKind.HOP_OUT]
+        fresh = self._tail.read()
+        self._found += [each for each in fresh if each.kind == RecordKind.HOP_OUT]
+        self._refused += [each for each in fresh if each.kind == RecordKind.REFUSED]
 
 
 def _is_between(record: Record, source: str, dest: str) -> bool:
@@ -161,8 +174,9 @@ class Demo:
         expect(why.startswith("MODULE_CHANGED"), "the agent says what was changed", why)
         wait(self._seal_is_broken, ANSWER_S, "routers know of the broken seal")
         self.steps.append(Step("(disk)", f"one letter of {file.name} is changed; AI.desk: {why}"))
-        self._say(LAST)
+        asked = self._say(LAST)
         sorry = self._hear("whatsapp")
+        asked.hops = self._hops.refusal(CHANNEL)
         expect("cannot answer" in sorry.text, "she is told, and not by the agent", sorry.text)
         expect(not self._hops.has(DESK, CHANNEL), "the agent says nothing")
 

@@ -47,7 +47,7 @@ def change_prompt(root: Path) -> Path:
     """One letter of the sealed text is another."""
     file = next(iter((degree_folder(root, AGENT) / "modules").iterdir()))
     text = file.read_text()
-    file.write_text(text.replace("Answer from", "Answer form", 1))
+    file.write_text(text.replace("Answer", "answer", 1))
     return file
 
 
