@@ -41,5 +41,6 @@ def proven(data: bytes, results: str = PROVEN) -> bytes:
 def multipart(*parts: str, kind: str = "mixed", boundary: str = "b", more: str = "") -> bytes:
     """A letter of several parts, each with its own head."""
     body = "".join(f"--{boundary}\r\n{part}\r\n" for part in parts) + f"--{boundary}--\r\n"
-    head = f'From: {ANA}\r\nSubject: parts\r\nMessage-ID: <p@x.example>\r\nContent-Type: multipart/{kind}; boundary="{boundary}"\r\n'
+    head = f"From: {ANA}\r\nSubject: parts\r\nMessage-ID: <p@x.example>\r\n"
+    head += f'Content-Type: multipart/{kind}; boundary="{boundary}"\r\n'
     return (head + more + "\r\n" + body).encode("utf-8", "surrogateescape")

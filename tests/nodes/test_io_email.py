@@ -59,9 +59,10 @@ class Line:
         self.server.arrive(self.address, data, results)
 
     async def seen(self, *flags: str) -> None:
-        await eventually_async(
-            lambda: asyncio.to_thread(lambda: self.server.flags(self.address) == list(flags)), within=15
-        )
+        async def as_told() -> bool:
+            return await asyncio.to_thread(self.server.flags, self.address) == list(flags)
+
+        await eventually_async(as_told, within=15)
 
     async def relayed(self, number: int = 1) -> tuple[Any, Any, dict[str, Any]]:
         await eventually_async(lambda: len(self.hive.sent) >= number, within=15)

@@ -1,8 +1,9 @@
 """A mail server of its own for a test: Dovecot for IMAP, aiosmtpd for SMTP, one certificate for both.
 
-What comes in by SMTP for one of its users lands in that user's Maildir, where Dovecot shows it; `arrive` delivers as the
-server at the border of an organisation does: it removes Authentication-Results that claim its name and puts its own
-above. Both run on loopback and are gone with the test. A test that needs them is skipped, by name, where they are missing.
+What comes in by SMTP for one of its users lands in that user's Maildir, where Dovecot shows it; `arrive` delivers as
+the server at the border of an organisation does: it removes Authentication-Results that claim its name and puts its own
+above. Both run on loopback and are gone with the test. A test that needs them is skipped, by name, where they are
+missing.
 """
 
 from __future__ import annotations

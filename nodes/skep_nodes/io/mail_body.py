@@ -23,6 +23,7 @@ from skep_nodes.io.mail_head import VALUE_CHARS_MAX, BadLetter, Head, interprete
 
 DEPTH_MAX: Final = 8  # a signed, forwarded letter with pictures has five
 PARTS_MAX: Final = 64
+TAGS_MAX: Final = 20_000  # of a page; what follows is left off. Letters of 256 KiB have some 5,000
 NAME_CHARS_MAX: Final = 120
 NAMED_MAX: Final = 16  # attachments that are named; the others are counted
 
@@ -103,10 +104,15 @@ def text_of_html(source: str) -> str:
     lowered, at = source.lower(), 0
     if len(lowered) != len(source):
         lowered = source  # a few letters change their length; then only tags in lower case hide their text
-    while (start := source.find("<", at)) >= 0:
+    for _ in range(TAGS_MAX):
+        start = source.find("<", at)
+        if start < 0:
+            break
         out.append(source[at:start])
         text, at = _after_tag(source, lowered, start)
         out.append(text)
+    else:
+        return html.unescape("".join(out))
     out.append(source[at:])
     return html.unescape("".join(out))
 
@@ -199,8 +205,9 @@ def _text(part: _Part) -> str:
 def _base64(data: bytes) -> bytes:
     """What can be read of it: letters of other alphabets are passed over, a cut end is left off."""
     clean = re.sub(rb"[^A-Za-z0-9+/]", b"", data)
+    whole = clean[:-1] if len(clean) % 4 == 1 else clean
     try:
-        return binascii.a2b_base64(clean[: len(clean) // 4 * 4])
+        return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
     except binascii.Error:
         return b""
 
