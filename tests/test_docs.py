@@ -21,6 +21,7 @@ from support.wait import eventually
 README = REPO / "README.md"
 DOCUMENTS = tracked("*.md")
 SHELL_S = 30.0
+README_LINES_MAX = 200  # a newcomer reads it first, and whole
 
 
 def snippet(note: str) -> Block:
@@ -158,6 +159,9 @@ def test_codes_are_found_where_they_are_raised() -> None:
 
 def test_the_readme_states_the_limits_that_are_in_force() -> None:
     from skep.protocol import limits
+    from skep_policy import limits as policy_limits
+    from skep_policy.bundle import REGO_BYTES_MAX
+    from skep_router.policies import SLOW_SHARE
 
     rows = {
         "one frame": f"{limits.FRAME_BYTES_MAX >> 10} KiB",
@@ -166,6 +170,10 @@ def test_the_readme_states_the_limits_that_are_in_force() -> None:
         "held for one consumer": f"{limits.QUEUE_BYTES_HIGH >> 20} MiB pause, "
         f"{limits.QUEUE_BYTES_MAX >> 20} MiB refuse",
         "held for one sending uid": f"{limits.UID_BYTES_MAX >> 20} MiB",
+        "one policy": f"{REGO_BYTES_MAX >> 20} MiB of Rego, {policy_limits.WASM_BYTES_MAX >> 20} MiB of WASM",
+        "one decision": f"{policy_limits.FUEL_MAX / 1e6:.1f} M units of fuel (about 1 ms), "
+        f"{policy_limits.MEMORY_BYTES_MAX >> 20} MiB",
+        "one sender's slow decisions": f"{100 / SLOW_SHARE:.1f} % of the router's time",
         "unauthenticated connections": f"{limits.UNAUTHENTICATED_PER_UID} a uid, {limits.HELLO_TIMEOUT_S:.0f} s, "
         f"{limits.HELLO_BYTES_MAX >> 10} KiB",
     }
@@ -184,10 +192,24 @@ def test_the_readme_names_only_commands_that_exist() -> None:
     assert set(re.findall(r"`skep ([a-z]+)", README.read_text())) <= nouns
 
 
+def test_the_readme_draws_every_region_and_every_system_node() -> None:
+    from skep_nodes.cli.up import SYSTEM_MODULES
+    from skep_shm import RegionKind
+
+    drawing = README.read_text().partition("```text")[2].partition("```")[0]
+    names = [*SYSTEM_MODULES, *(kind.name.lower() for kind in RegionKind)]
+    assert not [name for name in names if name not in drawing]
+
+
+def test_the_readme_can_be_read_in_a_sitting() -> None:
+    assert len(README.read_text().splitlines()) <= README_LINES_MAX
+
+
 def test_the_readme_defines_every_word_of_the_vocabulary() -> None:
     words = (
         "node|hive|link|frame|RIB|FIB|next hop|admin distance|metric|longest prefix match|LSA|TTL|seqlock|generation|"
-        "backpressure|high / low water mark|slow consumer|stale|drain"
+        "backpressure|high / low water mark|slow consumer|stale|drain|interlocutor, ILK|channel, ICH|tenant|front desk|"
+        "policy|decision|candidate|bundle|shadow|module|degree|seal"
     )
     table = README.read_text().partition("## Words")[2]
     assert not [word for word in words.split("|") if f"\n| {word} |" not in table]
