@@ -215,6 +215,37 @@ def test_the_readme_defines_every_word_of_the_vocabulary() -> None:
     assert not [word for word in words.split("|") if f"\n| {word} |" not in table]
 
 
+# -- docs/design.md ---------------------------------------------------------------------------------------
+
+
+PURE = {"skep_shm": "shm_layouts/skep_shm", "skep.protocol": "sdk/skep/protocol", "skep": "sdk/skep",
+        "skep_policy": "policies/skep_policy", "skep_router": "router/skep_router",
+        "skep_nodes.identity": "nodes/skep_nodes/identity"}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_every_module_has_its_noun(package: str) -> None:
+    """A row that begins with a package's module goes on with `.others` of the same."""
+    rows = [line for line in (REPO / "docs" / "design.md").read_text().splitlines() if line.startswith("| `")]
+    cells = [row.partition("|")[2].partition("|")[0] for row in rows]
+    named = {name for cell in cells for name in re.findall(r"`(?:[a-z_.]*\.)?(\w+)`", cell)}
+    here = [path.stem for path in (REPO / PURE[package]).glob("*.py") if path.stem != "__init__"]
+    assert not [name for name in here if name not in named]
+
+
+def test_every_package_of_nodes_is_named() -> None:
+    text = (REPO / "docs" / "design.md").read_text().partition("## 6.")[2].partition("## 7.")[0]
+    packages = [path.parent.name for path in (REPO / "nodes" / "skep_nodes").glob("*/__init__.py")]
+    assert packages and not [name for name in packages if not re.search(rf"`[a-z_]*\.{name}`", text)]
+
+
+def test_every_region_is_named() -> None:
+    from skep_shm import RegionKind
+
+    text = (REPO / "docs" / "design.md").read_text().partition("## 4.")[2].partition("## 5.")[0]
+    assert not [kind.name for kind in RegionKind if f"`{kind.name.lower()}`" not in text]
+
+
 # -- docs/reliability.md ------------------------------------------------------------------------------
 
 
