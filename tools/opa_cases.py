@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPO / folder) for folder in ("policies", "sdk", "shm_layouts", "tests", "tests/policy")]
+sys.path[:0] = [str(REPO / folder) for folder in ("policies", "sdk", "shm_layouts", "tests")]
 
-import opa_cases  # noqa: E402
-
+from policy import opa_cases  # noqa: E402
 from skep_policy.opa import need_opa  # noqa: E402
 
 

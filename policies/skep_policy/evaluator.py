@@ -58,6 +58,7 @@ class Evaluator:
         self._live = Instance(module, self._wanted(data))
         self._entrypoints = dict(module.entrypoints)
         self._patched = 0  # how often; a copy made across a patch is no copy
+        self._guests: list[tuple[str, ...]] = []  # paths of the overlay that stands in the data now
         self._spare: Instance | None = None
         self._builder: _Builder | None = None
         self._failures = 0
@@ -95,13 +96,19 @@ class Evaluator:
         if not overlay:
             return self._live.evaluate(number, input, self._fuel)
         self._patched += 1
-        added = [patch for patch in overlay if patch.value is not None and self._reads(patch)]
-        for path, value in added:
-            self._live.patch(path, value or b"null")
+        self._guests = [patch.path for patch in overlay if self._reads(patch)]
+        for path, value in overlay:
+            if path in self._guests:
+                self._live.patch(path, value or b"null")
         text = self._live.evaluate(number, input, self._fuel)
-        for path, _ in added:
-            self._live.remove(path)
+        self._leave(self._live)
         return text
+
+    def _leave(self, instance: Instance) -> None:
+        """Guests of one question go."""
+        for path in self._guests:
+            instance.remove(path)
+        self._guests = []
 
     def _failed(self, code: str, detail: str, begun: int) -> Evaluation:
         if code not in ERRORS:
@@ -117,20 +124,22 @@ class Evaluator:
     # -- changing the data -----------------------------------------------------------------------------------------
 
     def apply(self, patches: Sequence[Patch]) -> None:
-        """Change the data of both. Raises PolicyError when the answering one could not follow: then it is behind, and
-        its answers are not to be used."""
-        self._patched += 1
+        """Change the data of both. Raises PolicyError when one of them could not follow: then what is answered is not
+        to be used."""
         if self._builder is not None:
-            self._adopt()
+            self._adopt()  # what was copied until now is whole; what is being copied is not, from here on
+        self._patched += 1
         wanted = [patch for patch in patches if self._reads(patch)]
-        _apply(self._live, wanted)
-        if self._spare is not None:
-            try:
+        try:
+            _apply(self._live, wanted)
+            if self._spare is not None:
                 _apply(self._spare, wanted)
-            except PolicyError:
+        except PolicyError:
+            if self._spare is not None:
                 self._spare.close()
                 self._spare = None
                 self._build()
+            raise
 
     def _reads(self, patch: Patch) -> bool:
         return self._roots is None or patch.path[0] in self._roots
@@ -189,9 +198,11 @@ class Evaluator:
     def _replace(self) -> None:
         """The spare answers from now on. Raises PolicyError when none can be had."""
         self._adopt(wait=True)
-        old = self._live
-        self._live = old.clone() if self._spare is None else self._spare
-        self._spare = None
+        old, spare = self._live, self._spare
+        if spare is None:
+            spare = old.clone()
+            self._leave(spare)
+        self._live, self._spare, self._guests = spare, None, []
         old.close()
         self._build()
 

@@ -105,8 +105,8 @@ class Instance:
         if size > INPUT_BYTES_MAX:
             raise PolicyError("MEMORY", f"the input is {size} bytes, {INPUT_BYTES_MAX} at most")
         try:
-            self._calls.view[start : start + size] = input
             self._set_fuel(fuel)
+            self._calls.view[start : start + size] = input
             result = self._eval(0, entrypoint, self._data, start, size, self._heap, exact)
             text = bytes(self._calls.view[result : result + _FIRST])
             end = text.find(0)
@@ -172,11 +172,18 @@ class Instance:
         """A value in WASM, from JSON; 0 when it is none."""
         size = len(text)
         start = self._malloc(size)
-        view = self._calls.view if start + size <= len(self._calls.view) else self._calls.refresh()
-        view[start : start + size] = text
+        self._put(start, text)
         value = self._value_parse(start, size)
         self._free(start)
         return value
+
+    def _put(self, start: int, text: bytes) -> None:
+        """Write to memory, which may have grown, where the code said there is room."""
+        end = start + len(text)
+        view = self._calls.view if end <= len(self._calls.view) else self._calls.refresh()
+        if end > len(view):
+            raise AbortError("the code gives out memory that it does not have")
+        view[start:end] = text
 
     def dump_data(self) -> bytes:
         """The data as JSON, for tests and repair."""
@@ -218,7 +225,9 @@ class Instance:
 
     def close(self) -> None:
         """Give the memory back. Nothing works afterwards."""
-        self.broken = self.broken or "closed"
+        self.broken = self.broken or "the instance is closed"
+        for name in _CALLS:
+            setattr(self, name, _closed)  # the store behind the calls is gone
         self._calls.close()
 
     def _begin(self, module: Module) -> None:
@@ -241,7 +250,7 @@ class Instance:
         except (CallFailed, AbortError) as failed:
             raise PolicyError("WASM_INVALID", f"the module does not start: {failed}") from None
 
-    def _bind(self, exports: Any) -> None:
+    def _bind(self, exports: Any) -> None:  # every name here stands in _CALLS
         bind = self._calls.bind
         self._eval = bind(exports["opa_eval"], 7)
         self._malloc, self._free = bind(exports["opa_malloc"], 1), bind(exports["opa_free"], 1)
@@ -268,8 +277,9 @@ class Instance:
         try:
             self._set_fuel(fuel)
             self._input = self._malloc(INPUT_BYTES_MAX)
+            self._put(self._input, bytes(INPUT_BYTES_MAX))
             start = self._malloc(len(data))
-            self._calls.refresh()[start : start + len(data)] = data
+            self._put(start, data)
             self._data = self._value_parse_aside(start, len(data)) if data.lstrip()[:1] == b"{" else 0
             self._free(start)
             self._stash()
@@ -339,6 +349,16 @@ class Instance:
         code, detail = _named(failed, fuel)
         self.broken = f"{code}: {detail}"
         return PolicyError(code, detail)
+
+
+_CALLS: Final = (
+    "_set_fuel", "_eval", "_malloc", "_free", "_value_parse", "_value_parse_aside", "_value_dump", "_json_dump",
+    "_value_free", "_add_path", "_remove_path", "_heap_get", "_heap_set", "_stash", "_restore",
+)  # fmt: skip
+
+
+def _closed(*_: int) -> int:
+    raise CallFailed("the instance is closed")
 
 
 def _print(_: int) -> None:

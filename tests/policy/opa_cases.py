@@ -7,18 +7,16 @@ a rule that collects the bindings of its variables, so any query can be compared
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
-import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from policy.opa_build import NotBuiltError, built
 from skep.protocol.errors import PolicyError
 from skep_policy.builtins.values import Pairs, Real, Set, compare, items, read, set_of
 from skep_policy.instance import Instance
@@ -26,7 +24,6 @@ from skep_policy.module import Module
 
 OPA_VERSION = "1.22.2"
 FUEL = 2_000_000_000
-CAPABILITIES = Path(__file__).resolve().parents[2] / "policies" / "skep_policy" / "capabilities.json"
 RULE = "skepquery/answers"
 
 EXCEPTED = {
@@ -100,7 +97,7 @@ def judge(opa: str, case: OpaCase) -> Outcome:
         return Outcome("skip", skip)
     try:
         wasm = _compiled(opa, case)
-    except _NotCompiledError as error:
+    except NotBuiltError as error:
         text = str(error)
         unknown = re.search(r"undefined function ([\w.]+)", text)
         if unknown:
@@ -110,19 +107,10 @@ def judge(opa: str, case: OpaCase) -> Outcome:
 
 
 def _skipped(case: OpaCase) -> str:
-    said = case.said
     for part, why in EXCEPTED.items():
         if part in case.note:
             return why
-    if said.get("env"):
-        return "wants an environment"
-    if "input_term" in said and "want_result" not in said and "want_defined" not in said:
-        return ""
-    return ""
-
-
-class _NotCompiledError(Exception):
-    """opa said no."""
+    return "wants an environment" if case.said.get("env") else ""
 
 
 def _query_rule(case: OpaCase) -> str:
@@ -135,23 +123,8 @@ def _query_rule(case: OpaCase) -> str:
 
 
 def _compiled(opa: str, case: OpaCase) -> bytes:
-    with tempfile.TemporaryDirectory() as scratch:
-        base = Path(scratch)
-        texts = [*case.said.get("modules", ()), _query_rule(case)]
-        for number, text in enumerate(texts):
-            (base / f"module-{number}.rego").write_text(text)
-        flag = "--v0-compatible" if case.version == "v0" else "--v1-compatible"
-        done = subprocess.run(
-            [opa, "build", flag, "-t", "wasm", "-e", RULE, "--capabilities", str(CAPABILITIES), "-o", "b.tar.gz",
-             *(f"module-{number}.rego" for number in range(len(texts)))],
-            cwd=base, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise _NotCompiledError((done.stderr or done.stdout).strip())
-        with tarfile.open(fileobj=io.BytesIO((base / "b.tar.gz").read_bytes())) as bundle:
-            member = bundle.extractfile("/policy.wasm")
-            assert member is not None
-            return member.read()
+    flag = "--v0-compatible" if case.version == "v0" else "--v1-compatible"
+    return built(opa, [*case.said.get("modules", ()), _query_rule(case)], RULE, flag=flag)
 
 
 def _input(case: OpaCase) -> bytes:

@@ -127,8 +127,8 @@ def _version(text: Value) -> tuple[Any, ...]:
 
 def uuid_parse(text: Value) -> dict[str, Any]:
     clean = a_string(text)
-    if re.fullmatch(r"\{.{36}\}", clean):
-        clean = clean[1:-1]
+    if len(clean) == 38:
+        clean = clean[1:-1]  # braces, or whatever stands in their place
     elif clean[:9].lower() == "urn:uuid:":
         clean = clean[9:]
     if not re.fullmatch(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", clean):
