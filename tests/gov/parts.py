@@ -39,7 +39,7 @@ async def ask(node: Node, verb: str, payload: dict[str, Any], to: str = "SY.iden
         except DeliveryError:
             return None
 
-    message = await eventually_async(answer, within=20, what=f"{to} answers {verb}")
+    message: Any = await eventually_async(answer, within=20, what=f"{to} answers {verb}")
     found: dict[str, Any] = message.payload
     assert found["status"] == "ok", found
     return found

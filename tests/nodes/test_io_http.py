@@ -8,7 +8,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from skep_nodes.io import api_wire
 from skep_nodes.io.callbacks import Callbacks, Webhook
 from skep_nodes.io.http_channel import HttpChannel, HttpSettings
 from skep_nodes.io.http_server import HttpLimits
+from skep_nodes.io.provision import Provision
 from skep_nodes.io.store import ChannelStore
 from support.wait import eventually_async
 
@@ -64,14 +65,20 @@ class Door:
 
 
 @asynccontextmanager
-async def door(hive: StandInHive | None = None, hook: str = "", **changes: Any) -> AsyncIterator[Door]:
+async def door(
+    hive: StandInHive | None = None, hook: str = "", provision: Provision | None = None,
+    tenants: dict[str, str] | None = None, **changes: Any,
+) -> AsyncIterator[Door]:  # fmt: skip
     settings = HttpSettings(**changes)
     hive = hive or StandInHive(desk)
     store = ChannelStore(None)
     webhooks = {"hooked": Webhook("hooked", hook, initial_backoff_ms=1, max_backoff_ms=2)} if hook else {}
     callbacks = Callbacks(store, webhooks, dict.fromkeys(webhooks, "hook-secret"))
     callbacks.start()
-    channel = HttpChannel(settings, api_wire.callers_from(SECRETS), hive, store, callbacks)
+    callers = api_wire.callers_from(SECRETS)
+    if tenants:
+        callers = tuple(replace(each, tenant_id=tenants[each.tenant_id]) for each in callers)
+    channel = HttpChannel(settings, callers, hive, store, callbacks, provision=provision)
     limits = HttpLimits(requests_max=settings.requests_max, body_bytes_max=settings.body_bytes_max)
     async with serving(channel.routes(), limits) as (port, _):
         yield Door(port, hive, channel, callbacks)

@@ -15,6 +15,7 @@ from nodes.cloud import text, webhook
 from nodes.web import Came, Recorder, Reply, StandInHive, ask, serving
 from skep.errors import DeliveryError
 from skep.protocol.codes import Reason
+from skep_nodes.io.provision import Provision
 from skep_nodes.io.store import ChannelStore
 from skep_nodes.io.whatsapp_channel import Number, WhatsappChannel, WhatsappSettings
 from skep_nodes.io.whatsapp_wire import EVENTS_MAX, signature_of
@@ -54,14 +55,16 @@ async def line(
     cloud: Recorder | None = None,
     secrets: Any = None,
     store: ChannelStore | None = None,
+    provision: Provision | None = None,
+    tenants: tuple[str, str] = ("t1", "t2"),
     **changes: Any,
 ) -> AsyncIterator[Line]:
     hive, cloud, store = hive or StandInHive(), cloud or Recorder(), store or ChannelStore(None)
     async with cloud.at(OUT) as base:
-        numbers = (Number(NUMBER, "t1"), Number("222", "t2", "AI.other"))
+        numbers = (Number(NUMBER, tenants[0]), Number("222", tenants[1], "AI.other"))
         settings = WhatsappSettings(base_url=base, numbers=numbers, **changes)
         given = SECRETS if secrets is None else secrets
-        channel = WhatsappChannel(settings, given, hive, store, sleep=no_sleep)
+        channel = WhatsappChannel(settings, given, hive, store, provision=provision, sleep=no_sleep)
         async with serving(channel.routes()) as (port, _):
             yield Line(port, hive, channel, cloud)
         await channel.close()

@@ -31,8 +31,6 @@ class Asked(Protocol):
     @property
     def src_ilk(self) -> str: ...
     @property
-    def dst_ilk(self) -> str: ...
-    @property
     def thread_id(self) -> str | None: ...
     @property
     def trace_id(self) -> str: ...
@@ -55,8 +53,8 @@ class Conversations:
         self._known: OrderedDict[str, tuple[float, Conversation]] = OrderedDict()
 
     async def of(self, message: Asked) -> Conversation:
-        """The conversation of a message; of one that was handed over, the person it is about."""
-        ilk = message.src_ilk or message.dst_ilk
+        """The conversation of a message. Who it says it is about (dst_ilk) opens nobody's: anyone can name anybody."""
+        ilk = message.src_ilk
         if ilk:
             kept = self._known.get(ilk)
             if kept is not None and self._now() - kept[0] < KEEP_S:

@@ -51,6 +51,8 @@ _NO_NAME = _words(
     " porqué como cómo quien quién cuando cuándo donde dónde cual cuál puede puedo podria podría nunca nada"
     " nothing nobody person human agent persona humano agente you your usted tu tengo have want quiero need"
     " necesito help ayuda order pedido later luego wait espera stop para cancel cancelar"
+    " again otra vez nuevo there welcome back still here yet still ya aún todavía anybody anyone sure vale bueno buenas"
+    " dear sir madam señor señora test prueba"
 )
 _SPANISH = _words(
     "hola buenas buenos dias días tardes noches que qué como cómo cuanto cuánto cuantos cuántos cuando cuándo"

@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from skep import DeliveryError, Hive, Message, Node, RemoteError, SkepError
@@ -40,6 +41,14 @@ MAIL_S: Final = 5.0
 PASS_ON: Final = Retry(4, 0.2, 2.0)  # a policy that was just changed, a router that restarts
 CONCURRENCY: Final = 64
 CONTRACT: Final = Contract(notes=("It has no settings: languages, bounds and steps are docs/frontdesk.md.",))
+
+
+@dataclass(slots=True)
+class Turns:
+    """Those who wait for one person's turn."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
 
 
 class MailByNode:
@@ -79,7 +88,7 @@ class FrontDeskNode:
         registry = Registry(IdentityVoice(self.node))
         self.desk = FrontDesk(registry, MailByNode(self.node), self.store, wall_ms)
         self.handoffs = Handoffs(registry)
-        self._busy: dict[str, asyncio.Lock] = {}
+        self._busy: dict[str, Turns] = {}
         self._resuming: asyncio.Task[None] | None = None
         self.node.on_message(self.receive)
         self.node.on_start(self._start)
@@ -129,13 +138,15 @@ class FrontDeskNode:
     @asynccontextmanager
     async def _alone(self, ilk: str) -> AsyncIterator[None]:
         """One at a time of each person, whatever threads they write in."""
-        lock = self._busy.setdefault(ilk, asyncio.Lock())
+        turn = self._busy.setdefault(ilk, Turns())
+        turn.wanted += 1
         try:
-            async with lock:
+            async with turn.lock:
                 yield
         finally:
-            if not lock.locked() and not getattr(lock, "_waiters", None):
-                self._busy.pop(ilk, None)
+            turn.wanted -= 1
+            if not turn.wanted:
+                del self._busy[ilk]
 
     # ---- the question --------------------------------------------------------------------------------------------
 
@@ -189,11 +200,10 @@ class FrontDeskNode:
 
 
 def origin_of(message: Message) -> Origin:
-    """Where the answer to a message goes."""
-    source, message_id = message.origin or (message.source, message.message_id)
+    """Where the answer goes: to the node that sent it, as the router proves it."""
     return Origin(
-        format_uuid(source), message.client.name_of(source), message_id, message.thread_id or "", message.trace_id,
-        message.context,
+        format_uuid(message.source), message.source_name, message.message_id, message.thread_id or "",
+        message.trace_id, message.context,
     )  # fmt: skip
 
 
