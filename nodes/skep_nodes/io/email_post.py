@@ -25,6 +25,7 @@ log = logging.getLogger("skep.nodes.email")
 AT_ONCE: Final = 16  # read from the store before it is asked again
 IDLE_S: Final = 60.0  # an empty outbox is looked at anyway
 DELAY_S_MAX: Final = 3600.0
+CLOSE_S: Final = 5.0  # a letter that was taken but is not crossed off goes out twice
 KEEP_MS: Final = 2 * 86_400_000  # an answer that is older helps nobody
 COUNTERS: Final = ("queued", "sent", "retried", "given_up", "refused")
 
@@ -50,14 +51,18 @@ class Post:
         self._store, self._hand_over, self._now_ms = store, hand_over, now_ms
         self._retry = Retry(settings.send_attempts, settings.retry_initial_s, DELAY_S_MAX)
         self._fresh = asyncio.Event()
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def close(self) -> None:
-        """What is being handed over is let finish by its own time-outs; the rest stays in the outbox."""
+        """The letter that is being handed over has CLOSE_S to be done with; the rest stays in the outbox."""
+        self._closing = True
+        self._fresh.set()
         if self._task is not None:
+            await asyncio.wait((self._task,), timeout=CLOSE_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
@@ -74,16 +79,19 @@ class Post:
     async def work_once(self) -> None:
         """Every letter that is due, once."""
         for letter in self._store.due(self._now_ms(), AT_ONCE):
+            if self._closing:
+                return
             await self._one(letter)
 
     async def _work(self) -> None:
-        while True:
+        while not self._closing:
             self._fresh.clear()
             try:
                 await self.work_once()
             except Exception:
                 log.exception("the outbox failed; it is tried again")
-            await self._wait()
+            if not self._closing:
+                await self._wait()
 
     async def _wait(self) -> None:
         due = self._store.next_due_ms()

@@ -100,21 +100,23 @@ class Reader:
             await asyncio.sleep(seconds)
 
     async def look(self, imap: Imap) -> int:
-        """Takes the next unseen letters; how many were dealt with."""
-        now = self._now()
-        unseen = await imap.unseen()
-        waiting = set(unseen)
-        self._deferred = {uid: at for uid, at in self._deferred.items() if uid in waiting and at > now}
-        uids = [uid for uid in unseen if uid not in self._deferred][:AT_ONCE]
+        """Takes the next unseen letters; how many are dealt with for good."""
+        uids = self._next(await imap.unseen())
         letters: dict[int, tuple[bytes, int]] = {}
         for uid in uids:
             found = await imap.fetch(uid, LETTER_BYTES_MAX)
             self.counters["gone" if found is None else "read"] += 1
             if found is not None:
                 letters[uid] = found
-        fates = await self._work(letters)
+        fates = dict.fromkeys(uids, Fate.LATER) | await self._work(letters)
         await self._mark(imap, fates)
-        return len(uids)
+        return sum(fate is not Fate.LATER for fate in fates.values())
+
+    def _next(self, unseen: list[int]) -> list[int]:
+        """The oldest ones that need not wait."""
+        now, waiting = self._now(), set(unseen)
+        self._deferred = {uid: at for uid, at in self._deferred.items() if uid in waiting and at > now}
+        return [uid for uid in unseen if uid not in self._deferred][:AT_ONCE]
 
     async def _work(self, letters: dict[int, tuple[bytes, int]]) -> dict[int, Fate]:
         fates: dict[int, Fate] = {}

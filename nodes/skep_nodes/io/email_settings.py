@@ -14,6 +14,7 @@ from skep_nodes.io.settings import SettingsError, read_secrets
 PROOFS: Final = ("require", "refuse", "off")
 SECRETS: Final = ("imap_user", "imap_password", "smtp_user", "smtp_password")
 MAILBOXES_MAX: Final = 64  # each has a connection of its own
+POLL_S_MIN, RECONNECT_S_MIN = 1.0, 0.05  # a mail server that is asked more often than it likes locks accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def check(settings: EmailSettings) -> None:
         raise SettingsError(f"sender_proof: must be one of {', '.join(PROOFS)}")
     if not 1 <= len(settings.mailboxes) <= MAILBOXES_MAX:
         raise SettingsError(f"mailboxes: one to {MAILBOXES_MAX}, not {len(settings.mailboxes)}")
+    if settings.poll_s < POLL_S_MIN or settings.reconnect_s < RECONNECT_S_MIN:
+        raise SettingsError(f"poll_s: at least {POLL_S_MIN}, reconnect_s: at least {RECONNECT_S_MIN}")
     addresses = [box.address for box in settings.mailboxes]
     for address in addresses:
         if not is_address(address) or address != address.lower() or addresses.count(address) > 1:

@@ -182,7 +182,7 @@ class Imap:
             if not timed:
                 raise
             raise ImapError(f"the server said nothing for {self._timeout_s} s") from None
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise ImapError(f"the connection ended: {error}") from error
 
     async def _whole_line(self) -> tuple[bytes, list[bytes]]:

@@ -1,8 +1,8 @@
 """One letter to a mail server, by the standard library's client in a thread of its own.
 
 A connection for each letter: answers are few, and a kept connection that died is how letters are sent twice. What comes
-of it is nothing (the server has it) or `NotSent`, which says whether trying again can help: a reply of 5xx will be the
-same tomorrow, everything else may pass.
+of it is nothing (the server has it) or `NotSent`, which says whether trying again can help: what a server says of a
+letter or its recipient with 5xx will be the same tomorrow, everything else may pass.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ def hand_over(
     except smtplib.SMTPRecipientsRefused as error:
         code, reply = next(iter(error.recipients.values()))
         raise NotSent(f"recipient refused: {code} {_text(reply)}", final=code >= 500) from error
-    except smtplib.SMTPAuthenticationError as error:
-        raise NotSent(f"login refused: {error.smtp_code} {_text(error.smtp_error)}", final=False) from error
-    except smtplib.SMTPResponseException as error:
+    except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
         final = error.smtp_code >= 500
         raise NotSent(f"refused: {error.smtp_code} {_text(error.smtp_error)}", final=final) from error
+    except (
+        smtplib.SMTPResponseException
+    ) as error:  # at the greeting or the login: nothing was said of the letter
+        raise NotSent(f"refused: {error.smtp_code} {_text(error.smtp_error)}", final=False) from error
     except (OSError, smtplib.SMTPException, ValueError) as error:
         raise NotSent(f"{place.host}:{place.port}: {error}", final=False) from error
 
