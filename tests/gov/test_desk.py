@@ -293,6 +293,22 @@ async def test_who_writes_from_the_address_has_proven_it(counter: Counter) -> No
 
 
 @pytest.mark.goal("G14")
+async def test_a_proof_is_of_one_address_and_not_of_the_next(counter: Counter) -> None:
+    await counter.office.person(counter.tenant, "+1", "ana@example.org")
+    writer = await counter.stranger("eve@example.org", kind="email")
+    assert "What is your name" in await counter.say(writer, "Where is my parcel?")
+    assert "do not join" in await counter.say(writer, "I'm Ana Ruiz, ana@example.org")
+    counter.mail.outcome = Mailed.SENT
+    caller = await counter.stranger("+2")
+    await counter.say(caller, "I'm Eve Hill, eve2@example.org")
+    own = counter.mail.sent[-1][1]
+    assert "sent a code to ana@example.org" in await counter.say(caller, "sorry: ana@example.org")
+    assert own != counter.mail.sent[-1][1]
+    assert "not the code" in await counter.say(caller, own)
+    assert await counter.status(caller) == "temporary"
+
+
+@pytest.mark.goal("G14")
 async def test_a_mail_whose_sender_is_not_proven_proves_nothing(counter: Counter) -> None:
     await counter.office.person(counter.tenant, "+1", "ana@example.org")
     writer = await counter.stranger("ana@example.org", kind="email-unproven")
