@@ -46,9 +46,10 @@ async def test_registering_completes_and_history_keeps_what_was(office: Office) 
     assert (whole["registration_status"], whole["roles"]) == ("complete", ["buyer", "vip"])
     assert whole["human_subtype"] == "external"
     history = (await office.ok("ILK_HISTORY", {"ilk_id": ilk}))["history"]
-    assert [entry["action"] for entry in history] == ["ILK_UPDATE", "ILK_REGISTER", "ILK_PROVISION"]
+    assert [entry["action"] for entry in history] == ["ILK_UPDATE", "ILK_REGISTER", "ILK_CREATED"]
     assert history[0]["detail"]["was"]["roles"] == ["buyer"]
     assert (history[0]["actor"], history[0]["reason"]) == ("SY.orchestrator@test", "asked")
+    assert [entry["actor"] for entry in history[1:]] == [DESK.name, CHANNEL.name]
 
 
 async def test_an_agent_keeps_its_interlocutor_across_restarts(office: Office) -> None:

@@ -162,6 +162,7 @@ def test_the_commands(skep: Skep, tmp_path: Path) -> None:
     assert [one["action"] for one in skep("identity", "history", bob)["history"]] == [
         "ILK_SPLIT",
         "ILK_MERGE",
+        "ILK_CREATED",
     ]
     whole = tmp_path / "whole.ndjson"
     assert skep.run("identity", "export", str(whole)).returncode == 0

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from skep_nodes.identity.records import Entry
+from skep_nodes.identity.tables import packed
 
 START: Final = bytes(32)
 _HEAD: Final = Struct("<Q32sI")
@@ -40,19 +41,19 @@ def link(head: Head, at_ms: int, what: tuple[str, str, bytes, bytes, str, dict[s
     """The link that follows `head`."""
     actor, action, ilk, tenant, reason, detail = what
     text = json.dumps(detail, ensure_ascii=False, separators=(",", ":"), sort_keys=True) if detail else "{}"
-    entry = Entry(head.seq + 1, at_ms, actor, action, ilk, tenant, reason, text, START)
-    return Entry(*_facts(entry), digest(head.chain, entry))
+    facts = (head.seq + 1, at_ms, actor, action, ilk, tenant, reason, text)
+    return Entry(*facts, _digest(head.chain, facts))
 
 
 def digest(before: bytes, entry: Entry) -> bytes:
     """What `entry.chain` must be, after a link whose own is `before`."""
-    return blake2b(repr(_facts(entry)).encode("utf-8", "surrogatepass"), digest_size=32, key=before).digest()
-
-
-def _facts(entry: Entry) -> tuple[int, int, str, str, bytes, bytes, str, str]:
-    return (
+    return _digest(before, (
         entry.seq, entry.at_ms, entry.actor, entry.action, entry.ilk, entry.tenant, entry.reason, entry.detail,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _digest(before: bytes, facts: tuple[int, int, str, str, bytes, bytes, str, str]) -> bytes:
+    return blake2b(packed(facts), digest_size=32, key=before).digest()
 
 
 def broken_at(entries: Iterable[Entry], head: Head = FIRST) -> int:

@@ -1,4 +1,7 @@
-"""Ids of identity: 16 random bytes inside, `ilk:<uuid>`, `tnt:<uuid>`, `ich:<uuid>` outside.
+"""Ids of identity: 16 bytes inside, `ilk:<uuid>`, `tnt:<uuid>`, `ich:<uuid>` outside.
+
+New ids begin with the time they were made, to the millisecond, so that a database and its indexes grow at their ends
+instead of everywhere: a group of new interlocutors then writes half as many pages. The rest, 74 bits, is random.
 
 An id that no one has is `NONE`, sixteen zero bytes, and the empty text. Nothing is ever derived from a name: who knows
 a company's name knows nothing of its tenant's id.
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from hashlib import blake2b
 from typing import Final
 
@@ -17,13 +21,13 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASC
 
 
 def new_id() -> bytes:
-    """A random uuid (version 4)."""
-    return as_version_4(os.urandom(16))
+    """A new uuid, marked as version 4."""
+    return as_version_4((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
 
 
-def as_version_4(random: bytes) -> bytes:
+def as_version_4(raw: bytes) -> bytes:
     """Sixteen bytes with the marks of a uuid of version 4."""
-    data = bytearray(random)
+    data = bytearray(raw)
     data[6] = data[6] & 0x0F | 0x40
     data[8] = data[8] & 0x3F | 0x80
     return bytes(data)

@@ -50,21 +50,22 @@ def known(view: View, key: bytes) -> Ilk:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Provision:
-    """ILK_PROVISION: the interlocutor behind an address, made when nobody is."""
+    """ILK_PROVISION: the interlocutor behind an address, made when nobody is. What it asks for is worked out once."""
 
     caller: Caller
     address: Address
     tenant: bytes = ids.NONE
+    _asks: tuple[Ask, ...] = ()
 
     def needs(self, view: View) -> Iterable[Ask]:
-        asks = list(self.address.asks(self._tenant(view)))
-        if not view.unknown(asks):
-            found = self.address.found(view, self._tenant(view))
-            if found is not None:
-                asks.append(Ask(ILKS, "ilk_id", found.ilk))
-        return asks
+        if not self._asks:
+            self._asks = tuple(self.address.asks(self._tenant(view)))
+        if not view.knows(self._asks):
+            return self._asks
+        found = view.find(*self._asks[0])
+        return (*self._asks, Ask(ILKS, "ilk_id", found[0].ilk)) if found else self._asks
 
     def _tenant(self, view: View) -> bytes:
         if self.tenant != ids.NONE:
@@ -100,7 +101,7 @@ class Provision:
         )  # fmt: skip
         view.put(ILKS, made)
         channels.put(view, made, self.address, is_primary=True)
-        view.note(actor, "ILK_PROVISION", made.ilk, made.tenant, "")
+        view.note_arrival(actor, made.ilk)
         return made
 
 
@@ -208,7 +209,7 @@ def _definition(ilk: Ilk) -> dict[str, Any]:
     return {
         "ilk_type": IlkKind(ilk.kind).name.lower(), "registration_status": STATUS_TEXTS[ilk.registration],
         "tenant_id": ids.tenant_text(ilk.tenant), "roles": list(ilk.roles), "capabilities": list(ilk.capabilities),
-        "degrees": list(ilk.degrees),
+        "degrees": list(ilk.degrees), "registered_by": ilk.registered_by,
     }  # fmt: skip
 
 

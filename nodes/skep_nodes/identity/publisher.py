@@ -44,10 +44,12 @@ KEY_BYTES: Final = 32
 FAILED_MAX: Final = limits.WAITING_MAX
 MODE: Final = 0o640
 
-POINTS: Final = {TENANTS: "put.tenants", ILKS: "put.ilks", CHANNELS: "put.channels"}
+POINTS: Final = {
+    table: (f"put.{name}.before", f"put.{name}.after")
+    for table, name in ((TENANTS, "tenants"), (ILKS, "ilks"), (CHANNELS, "channels"))
+}
 CRASH_POINTS: Final = (
-    "fill.channels", "fill.ilks", "fill.tenants", "fill.done",
-    *(f"{name}.{when}" for name in POINTS.values() for when in ("before", "after")),
+    "fill.tenants", "fill.ilks", "fill.channels", "fill.done", *(name for pair in POINTS.values() for name in pair),
 )  # fmt: skip
 """Places where a crash must be harmless; a test is told of each (`at`)."""
 
@@ -116,13 +118,13 @@ class Regions:
         self.published: Callable[[], None] = lambda: None  # told after each change, to ring the doorbells
 
     async def fill(self, store: Store, tenants: Iterable[Tenant]) -> None:
-        """Show the whole database, piece by piece. Channels first: who finds one then finds its owner."""
-        self._at("fill.channels")
-        await _filled(self.channels.fill, store, CHANNELS, self._channel)
-        self._at("fill.ilks")
-        await _filled(self.ilks.fill, store, ILKS, ilk_record)
+        """Show the whole database, piece by piece. Channels last: who finds one then finds its owner."""
         self._at("fill.tenants")
         self.tenants.fill(map(tenant_record, tenants))
+        self._at("fill.ilks")
+        await _filled(self.ilks.fill, store, ILKS, ilk_record)
+        self._at("fill.channels")
+        await _filled(self.channels.fill, store, CHANNELS, self._channel)
         self._at("fill.done")
 
     def _channel(self, channel: Channel) -> ChannelRecord:
@@ -131,38 +133,35 @@ class Regions:
 
     def publish(self, changes: Iterable[Change]) -> None:
         """See `service.Publisher`."""
-        shown = False
-        for change in changes:
-            if change.table in (ILKS, TENANTS, CHANNELS):
-                self._try(change)
-                shown = True
+        shown = [change for change in changes if change.table in POINTS]
+        for change in shown:
+            self._try(change)
         if shown:
             self.published()
 
     def _try(self, change: Change) -> None:
-        place = change.table.name, change.key
         try:
             self._show(change)
         except (RegionError, ValueError) as error:
             if len(self._failed) < FAILED_MAX:
-                self._failed[place] = change
+                self._failed[change.table.name, change.key] = change
             self._warn(f"WARNING a change is not visible yet: {error}")
         else:
-            self._failed.pop(place, None)
+            if self._failed:
+                self._failed.pop((change.table.name, change.key), None)
 
     def _show(self, change: Change) -> None:
-        self._at(f"{POINTS[change.table]}.before")
-        if change.table is TENANTS:
-            self.tenants.put(tenant_record(change.record))
-        elif change.table is ILKS:
-            record = ilk_record(change.record)
-            if record is None:
-                self.ilks.remove(change.key)
-            else:
-                self.ilks.put(record)
-        else:
+        before, after = POINTS[change.table]
+        self._at(before)
+        if change.table is CHANNELS:
             self._show_channel(change.before, change.record)
-        self._at(f"{POINTS[change.table]}.after")
+        elif change.table is TENANTS:
+            self.tenants.put(tenant_record(change.record))
+        elif (record := ilk_record(change.record)) is None:
+            self.ilks.remove(change.key)
+        else:
+            self.ilks.put(record)
+        self._at(after)
 
     def _show_channel(self, before: Channel | None, after: Channel | None) -> None:
         old = self._channel(before) if before is not None else None

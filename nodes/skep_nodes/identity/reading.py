@@ -155,7 +155,8 @@ class History:
         return (Ask(ILKS, "ilk_id", self.ilk), Ask(AUDIT, "ilk_id", self.ilk))
 
     def run(self, view: View) -> dict[str, Any]:
-        if view.ilk(self.ilk) is None:
+        ilk = view.ilk(self.ilk)
+        if ilk is None:
             raise Refusal(Code.NOT_FOUND, f"there is no interlocutor {ids.ilk_text(self.ilk)}")
         entries: list[Entry] = sorted(view.find(AUDIT, "ilk_id", self.ilk), key=_seq, reverse=True)
         rest = [entry for entry in entries if not self.before or entry.seq < self.before]
@@ -167,7 +168,18 @@ class History:
                 break
             shown.append(line)
         more = {"next": shown[-1]["seq"]} if len(rest) > len(shown) else {}
-        return {"status": "ok", "ilk_id": ids.ilk_text(self.ilk), "history": shown, **more}
+        begin = [] if more else [_created(ilk, entries)]
+        return {"status": "ok", "ilk_id": ids.ilk_text(self.ilk), "history": shown + begin, **more}
+
+
+def _created(ilk: Ilk, entries: list[Entry]) -> dict[str, Any]:
+    """How it began; the chain's link for that is shared with others who came at the same moment."""
+    first: dict[str, Any] = next(
+        (orjson.loads(entry.detail) for entry in reversed(entries) if '"was":' in entry.detail), {}
+    )
+    actor = first.get("was", {}).get("registered_by") or ilk.registered_by
+    begun = {"seq": 0, "at_ms": ilk.created_at_ms, "actor": actor, "action": "ILK_CREATED"}
+    return {**begun, "tenant_id": ids.tenant_text(ilk.tenant), "reason": None, "detail": {}, "chain": ""}
 
 
 def entry_line(entry: Entry) -> dict[str, Any]:

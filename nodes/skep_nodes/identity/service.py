@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 from skep_nodes.identity import audit, limits
 from skep_nodes.identity.action import ROUNDS_MAX, Action
 from skep_nodes.identity.audit import FIRST, Head, HeadFile
 from skep_nodes.identity.counting import Counts
-from skep_nodes.identity.ids import new_id
+from skep_nodes.identity.ids import NONE, ilk_text, new_id
 from skep_nodes.identity.records import Entry
 from skep_nodes.identity.refusal import Code, Refusal
 from skep_nodes.identity.store import Conflict, Store, StoreBroken, StoreError, StoreUnready
@@ -226,7 +226,7 @@ class Service:
         if not changes and not view.entries:
             return
         head, entries = self.head, []
-        for what in view.entries:
+        for what in (*arrivals(view.arrivals), *view.entries):
             entries.append(audit.link(head, view.now_ms, what))
             head = Head(entries[-1].seq, entries[-1].chain)
         self._at("write.before")
@@ -252,6 +252,15 @@ class Service:
             if (each.table, each.key) not in self.damaged:
                 self.damaged[each.table, each.key] = each
                 self._warn(f"WARNING {each}; it is not served")
+
+
+def arrivals(found: list[tuple[str, bytes]]) -> Iterator[tuple[str, str, bytes, bytes, str, dict[str, Any]]]:
+    """What the audit chain says of those who wrote for the first time: one link a channel node."""
+    by_actor: dict[str, list[str]] = {}
+    for actor, ilk in found:
+        by_actor.setdefault(actor, []).append(ilk_text(ilk))
+    for actor, ilks in by_actor.items():
+        yield actor, "ILK_PROVISION", NONE, NONE, "", {"ilks": ilks}
 
 
 async def last_link(store: Store) -> Head:

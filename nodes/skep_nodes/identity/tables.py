@@ -120,11 +120,11 @@ class Table:
         return self.record(*values)
 
 
-_packed = Packer(use_bin_type=True, unicode_errors="surrogateescape").pack
+packed = Packer(use_bin_type=True, unicode_errors="surrogateescape").pack
 
 
 def _check(row: list[Any]) -> int:
-    return crc32(_packed(row))
+    return crc32(packed(row))
 
 
 def _object_text(value: Any) -> str:

@@ -81,7 +81,7 @@ class Change(NamedTuple):
 class View:
     """Loaded rows, what was changed in them, and how to go back."""
 
-    START: Final = (0, 0)
+    START: Final = (0, 0, 0)
 
     def __init__(
         self, resident: dict[str, Shelf], counts: Counts, now_ms: int, new_id: Callable[[], bytes]
@@ -94,13 +94,17 @@ class View:
         self._undo: list[tuple[Shelf, Any, Any]] = []
         self._before: dict[tuple[str, Any], Any] = {}
         self.entries: list[tuple[str, str, bytes, bytes, str, dict[str, Any]]] = []
+        self.arrivals: list[tuple[str, bytes]] = []
 
     # -- loading -----------------------------------------------------------------------------------------------
 
     def unknown(self, asks: Iterable[Ask]) -> set[Ask]:
         """What of these has to be read first."""
-        known = self._known
-        return {ask for ask in asks if ask not in known and not ask.table.resident}
+        return {ask for ask in set(asks) - self._known if not ask.table.resident}
+
+    def knows(self, asks: Iterable[Ask]) -> bool:
+        """Whether all of these were read."""
+        return self._known.issuperset(asks)
 
     def load(self, asks: Iterable[Ask], rows: Iterable[tuple[Table, Any]]) -> None:
         """Take in what was read; a row that was changed meanwhile keeps its change."""
@@ -184,15 +188,19 @@ class View:
         """One link for the audit chain."""
         self.entries.append((actor, action, ilk, tenant, reason, detail))
 
+    def note_arrival(self, actor: str, ilk: bytes) -> None:
+        """Somebody wrote for the first time. A group has one link for all: there are many, and little to say."""
+        self.arrivals.append((actor, ilk))
+
     # -- all or nothing ----------------------------------------------------------------------------------------
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int, int]:
         """A place to go back to."""
-        return len(self._undo), len(self.entries)
+        return len(self._undo), len(self.entries), len(self.arrivals)
 
-    def rewind(self, mark: tuple[int, int]) -> None:
+    def rewind(self, mark: tuple[int, int, int]) -> None:
         """Undo everything since `mark`."""
-        changes, entries = mark
+        changes, entries, arrivals = mark
         while len(self._undo) > changes:
             shelf, key, old = self._undo.pop()
             self.counts.moved(shelf.table, shelf.get(key), old)
@@ -201,6 +209,7 @@ class View:
             else:
                 shelf.put(old)
         del self.entries[entries:]
+        del self.arrivals[arrivals:]
 
     def changes(self) -> list[Change]:
         """What differs from what was loaded, in the order in which it was touched."""
