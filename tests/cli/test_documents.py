@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from skep_nodes.ai.desk import DeskSettings, ModelSettings, TenantDocuments
 from skep_nodes.cli.app_identity import app
 from skep_nodes.cli.hive_file import _ENVIRONMENT, HiveFile, NodeEntry
 from skep_nodes.cli.up import SYSTEM_MODULES
 from skep_nodes.identity.refusal import Code
 from skep_nodes.identity.verbs import Settings
 from skep_nodes.identity.verbs import verbs as verbs_of_identity
+from skep_nodes.io.callbacks import Webhook
+from skep_nodes.io.email_settings import EmailSettings, Mailbox
+from skep_nodes.io.http_channel import HttpSettings
+from skep_nodes.io.mail_place import Place
+from skep_nodes.io.terminal import TerminalSettings
+from skep_nodes.io.whatsapp_channel import Number, WhatsappSettings
 from skep_nodes.sy.config_change import SECTIONS, SUBSYSTEMS
 from skep_nodes.sy.identity_config import KNOWN
 
@@ -89,6 +97,23 @@ def test_the_example_of_a_hive_file_is_valid() -> None:
 @pytest.mark.parametrize("key", sorted(KNOWN | {"postgres_url"}))
 def test_every_setting_of_identity_is_documented(key: str) -> None:
     assert f"`{key}`" in CONFIGURATION
+
+
+OF_EVERY_CHANNEL = {"to", "identity", "threads"}
+SETTINGS = {
+    "IO.http": (HttpSettings, Webhook), "IO.whatsapp": (WhatsappSettings, Number),
+    "IO.email": (EmailSettings, Mailbox, Place), "AI.desk": (DeskSettings, ModelSettings, TenantDocuments),
+    "IO.terminal": (TerminalSettings,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("node", SETTINGS)
+def test_every_setting_of_a_channel_or_agent_is_in_its_row(node: str) -> None:
+    section = CONFIGURATION.partition("## Settings of channels and agents")[2]
+    row = next(line for line in section.splitlines() if line.startswith(f"| `{node}` |"))
+    names = {each.name for settings in SETTINGS[node] for each in dataclasses.fields(settings)}
+    stated = set(re.findall(r"`(\w+)`", row)) | OF_EVERY_CHANNEL | {"name", "secrets_file"}
+    assert not names - stated
 
 
 def test_the_example_of_who_is_who_fills_a_hive() -> None:
