@@ -152,7 +152,6 @@ async def test_a_forged_sender_is_not_the_customer(server: MailServer, desk: str
         assert a.channel.counters["unproven"] == 2
 
 
-@pytest.mark.goal("G2")
 async def test_a_letter_is_marked_only_when_the_hive_has_it(server: MailServer, desk: str) -> None:
     async with line(server, desk) as a:
         a.hive.errors = [DeliveryError(Reason.NOT_READY, 1)]
@@ -165,7 +164,6 @@ async def test_a_letter_is_marked_only_when_the_hive_has_it(server: MailServer, 
         await b.seen("\\Seen")
 
 
-@pytest.mark.goal("G2")
 async def test_a_letter_that_was_taken_but_not_marked_is_known(server: MailServer, desk: str) -> None:
     store = MailStore(None)
     async with line(server, desk, store) as a:

@@ -227,7 +227,6 @@ async def test_what_becomes_of_a_letter(errors: list[Reason], fate: Fate, sent: 
     assert known == (fate is Fate.TAKEN)
 
 
-@pytest.mark.goal("G8")
 async def test_one_sender_has_a_rate_and_others_do_not_wait() -> None:
     a = channel(letters_per_sender=3, unproven_per_sender=1)
     fates = [await a.take(proven(letter(message_id=f"{n}@x.example"))) for n in range(5)]
@@ -295,7 +294,6 @@ async def test_machines_mark_their_answers(source: str, marked: bool) -> None:
     assert (b"Auto-Submitted: auto-generated" in a.out[0].data) == marked
 
 
-@pytest.mark.goal("G8")
 async def test_a_full_outbox_refuses_and_counts() -> None:
     a = channel(answers_per_letter=20)
     await a.take(proven(letter()))
@@ -403,7 +401,6 @@ def test_bad_requests_for_codes(changed: dict[str, Any]) -> None:
     assert a.store.waiting() == 0
 
 
-@pytest.mark.goal("G8")
 def test_codes_have_a_rate() -> None:
     a = channel()
     now = [0.0]

@@ -14,6 +14,7 @@ from gov.parts import WHO, agent, ask, phone, start
 from nodes.letters import ANA, DESK, PROVEN, letter
 from skep import Node
 from skep.errors import DeliveryError
+from skep_nodes.io.email_reader import AT_ONCE
 from skep_nodes.io.settings import write_secrets
 from support.hives import Child, HiveFolder
 from support.mail_server import AUTHSERV_ID, PASSWORD, MailServer, Sent, mail_server
@@ -132,7 +133,7 @@ async def test_nobody_but_the_front_desk_sends_codes(hive: HiveFolder, server: M
     assert server.sent == []
 
 
-@pytest.mark.goal("G2")
+@pytest.mark.goal("G1")
 async def test_letters_that_came_while_it_was_dead_are_answered_once(
     hive: HiveFolder, server: MailServer
 ) -> None:
@@ -154,6 +155,36 @@ async def test_letters_that_came_while_it_was_dead_are_answered_once(
         start_email(hive)
         await eventually_async(lambda: _status(admin), within=20)
         assert len(server.sent) == 1
+
+
+@pytest.mark.goal("G1")
+async def test_killed_again_and_again_it_loses_no_letter_and_no_answer(
+    hive: HiveFolder, server: MailServer
+) -> None:
+    """Each letter is answered; one that was under way when a process died may be answered once more."""
+    letters, kills = 24, 3
+    people = [f"p{number}@customer.example" for number in range(letters)]
+    running = start_email(hive)
+    async with Node("SY.cli.1", hive=hive.root) as admin:
+        await until_ready(hive, admin)
+        for number, person in enumerate(people):
+            server.arrive(
+                DESK, letter("Hello?", sender=person, message_id=f"k{number}@customer.example"), PROVEN
+            )
+        for kill in range(kills):
+            await heard(server, 2 + kill * 3)
+            running.process.kill()
+            running.process.wait()
+            running = start_email(hive)
+
+        async def all_seen() -> bool:
+            return await asyncio.to_thread(server.flags, DESK) == ["\\Seen"] * letters
+
+        await eventually_async(all_seen, within=30)
+        await eventually_async(lambda: {each.recipients[0] for each in server.sent} == set(people), within=30)
+        answers = {each.message["Message-ID"] for each in server.sent}
+        assert letters <= len(answers) <= letters + kills * AT_ONCE
+        assert len(server.sent) <= len(answers) + kills
 
 
 async def _status(node: Node) -> bool:

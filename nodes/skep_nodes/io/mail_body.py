@@ -23,6 +23,7 @@ from skep_nodes.io.mail_head import VALUE_CHARS_MAX, BadLetter, Head, interprete
 
 DEPTH_MAX: Final = 8  # a signed, forwarded letter with pictures has five
 PARTS_MAX: Final = 64
+HTML_CHARS_MAX: Final = 131_072  # twice what a message to the hive holds
 TAGS_MAX: Final = 20_000  # of a page; what follows is left off. Letters of 256 KiB have some 5,000
 NAME_CHARS_MAX: Final = 120
 NAMED_MAX: Final = 16  # attachments that are named; the others are counted
@@ -100,6 +101,7 @@ def read_body(head: Head, body: bytes) -> tuple[str, tuple[Attachment, ...]]:
 
 def text_of_html(source: str) -> str:
     """The text of HTML, line by line as it would stand; reads each character once."""
+    source = source[:HTML_CHARS_MAX]
     out: list[str] = []
     lowered, at = source.lower(), 0
     if len(lowered) != len(source):

@@ -24,10 +24,13 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, root TEXT NOT NULL, at_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS known_at ON known (at_ms);
 CREATE TABLE IF NOT EXISTS outbox (
-    message_id TEXT PRIMARY KEY, mailbox TEXT NOT NULL, recipient TEXT NOT NULL, data BLOB NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0, due_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL) WITHOUT ROWID;
+    number INTEGER PRIMARY KEY AUTOINCREMENT, message_id TEXT NOT NULL UNIQUE, mailbox TEXT NOT NULL,
+    recipient TEXT NOT NULL, data BLOB NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0, due_ms INTEGER NOT NULL, until_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS outbox_due ON outbox (due_ms);
 """
+
+COLUMNS: Final = "message_id, mailbox, recipient, data, attempts, due_ms, until_ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,13 @@ class MailStore:
             letter.message_id, letter.mailbox, letter.recipient, letter.data, letter.attempts, letter.due_ms,
             letter.until_ms,
         )  # fmt: skip
-        self._db.execute("INSERT OR IGNORE INTO outbox VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        query = f"INSERT OR IGNORE INTO outbox ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+        self._db.execute(query, row)
         return True
 
     def due(self, now_ms: int, count_max: int) -> list[Waiting]:
-        rows = self._db.execute(
-            "SELECT * FROM outbox WHERE due_ms <= ? ORDER BY due_ms LIMIT ?", (now_ms, count_max)
-        )
+        query = f"SELECT {COLUMNS} FROM outbox WHERE due_ms <= ? ORDER BY due_ms, number LIMIT ?"  # noqa: S608
+        rows = self._db.execute(query, (now_ms, count_max))
         return [Waiting(*row) for row in rows]
 
     def next_due_ms(self) -> int | None:
