@@ -10,6 +10,7 @@ import pytest
 
 from gov.parts import WHO, agent, ask, phone, start
 from skep import DeliveryError, Message, Node, RemoteError
+from skep_nodes.io.provision_subject import Introductions, NotIntroduced
 from skep_nodes.io.text import text_payload
 from support.hives import Child, HiveFolder
 from support.wait import eventually_async
@@ -151,3 +152,17 @@ async def test_a_stranger_reaches_the_front_desk_and_nobody_else(
         with pytest.raises(RemoteError, match="src_ilk_missing"):
             await customer.node.request("SY.frontdesk.gov", text_payload("hello"), timeout=5)
         assert asked == []
+
+
+async def test_a_channel_that_has_the_data_hands_them_over(hive: HiveFolder, desk: Callable[[], Child]) -> None:
+    desk()
+    async with Node("SY.cli.1", hive=hive.root) as admin, agent(hive), phone(hive, "IO.http") as client:
+        await until_ready(hive, admin)
+        ilk = await client.provision.speaker("api", "7:default:u1")
+        subject = {"display_name": "Ana Ruiz", "email": "ana@example.org"}
+        introductions = Introductions(client.node)
+        await introductions.introduce(ilk, subject)
+        assert await client.ask("Do you ship?", address="7:default:u1", kind="api") == "you asked: Do you ship?"
+        other = await client.provision.speaker("api", "7:default:u2")
+        with pytest.raises(NotIntroduced, match="DUPLICATE_EMAIL"):
+            await introductions.introduce(other, subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,46 @@ async def test_http_says_why_nobody_is_known(tmp_path: Path) -> None:
         hive.answer = lambda *_: {"status": "error", "error_code": "CHANNEL_NOT_GRANTED", "message": "no"}
         refused = await a.post({"subject": {"external_user_id": "u2"}, "message": {"text": "hi"}})
         assert (refused.status, refused.code) == (403, "identity_refused")
+
+
+async def test_http_introduces_a_subject_whose_data_came_along(tmp_path: Path) -> None:
+    results: list[Any] = [
+        {"status": "error", "result_code": "REGISTER_FAILED", "error_detail": "DUPLICATE_EMAIL: known"},
+        {"status": "needs_input", "result_code": "MISSING_REQUIRED_FIELDS"}, "what?",
+        {"status": "ok", "result_code": "REGISTERED"},
+    ]  # fmt: skip
+
+    def answer(to: str, payload: Any, options: dict[str, Any]) -> Any:
+        return results.pop(0) if to == "SY.frontdesk.gov" else identity(to, payload, options)
+
+    hive = StandInHive(answer)
+    keys = {"ta": TENANT, "tb": OTHER}
+    subject = {"external_user_id": "u1", "display_name": "Ana Ruiz", "email": "ana@example.org"}
+    body = {"subject": subject, "message": {"text": "hi", "external_message_id": "m1"}}
+    async with door(hive, tenants=keys, provision=Provision(told(tmp_path), voice(hive))) as a:
+        for status, code in (
+            (502, "register_failed"), (422, "missing_required_fields"), (502, "invalid_frontdesk_response"),
+        ):  # fmt: skip
+            reply = await a.post(body)
+            assert (reply.status, reply.code) == (status, code)
+        assert (await a.post(body)).status == 200
+        handed = [(payload, options) for to, payload, options in hive.sent if to == "SY.frontdesk.gov"]
+        assert {options["src_ilk"] for _, options in handed} == {ANA}
+        assert handed[-1][0]["subject"] == {"display_name": "Ana Ruiz", "email": "ana@example.org"}
+        body["message"] = {"text": "again"}
+        assert (await a.post(body)).status == 200
+        assert results == [], "asked once for a person"
+
+
+@pytest.mark.goal("G14")
+def test_ten_thousand_threads_of_two_tenants_never_meet() -> None:
+    """Parts that imitate boundaries, tenants that are each other's beginnings: every id belongs to one place."""
+    rng = random.Random(4)
+    words = ["a", "b", "|", "=", "a|b", "tenant=a", "\x00", "é", TENANT, OTHER, TENANT[:-1], "entrypoint_id=-", "v2"]
+    places: dict[str, tuple[str, ...]] = {}
+    for _ in range(10_000):
+        place = tuple("".join(rng.choices(words, k=rng.randrange(1, 4))) for _ in range(4))
+        if all(part.strip() for part in place):
+            thread = thread_of("v3", *place)
+            assert places.setdefault(thread, place) == place
+    assert len(places) > 5_000

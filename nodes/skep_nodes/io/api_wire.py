@@ -21,6 +21,8 @@ from skep.protocol.errors import RemoteProtocolError
 from skep_nodes.io.text import CONTENT_BYTES_MAX
 
 ID_BYTES_MAX = 128
+SUBJECT = ("display_name", "email", "phone", "company_name")
+SUBJECT_BYTES_MAX = 256
 TOKEN_CHARS_MIN = 16  # shorter ones can be guessed
 
 
@@ -58,6 +60,8 @@ class Ask:
     destination: str
     wait: bool | None
     wait_s: float | None
+    subject: tuple[tuple[str, str], ...] = ()
+    """What the client knows of the sender: display_name, email, phone, company_name."""
 
 
 def callers_from(secrets: Mapping[str, Any]) -> tuple[Caller, ...]:
@@ -97,6 +101,9 @@ def parse_ask(body: bytes, caller: Caller) -> Ask:
         destination=_text(routing, "options.routing.dst_node", 256),
         wait=_mode(options),
         wait_s=_seconds(options),
+        subject=tuple(
+            (name, text) for name in SUBJECT if (text := _text(subject, f"subject.{name}", SUBJECT_BYTES_MAX))
+        ),
     )
 
 

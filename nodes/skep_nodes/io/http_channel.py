@@ -40,6 +40,7 @@ from skep_nodes.io.idempotency import KEY_BYTES_MAX, Exchanges, KeyReused, Store
 from skep_nodes.io.mailbox import Mailbox
 from skep_nodes.io.provision import Provision, thread_of
 from skep_nodes.io.provision_ask import IdentityAway, IdentityRefused
+from skep_nodes.io.provision_subject import Introductions, NotIntroduced
 from skep_nodes.io.store import ChannelStore
 from skep_nodes.io.text import text_payload, words_of
 
@@ -81,7 +82,7 @@ class HttpSettings:
     """Requests at once; waiting ones count, so this bounds unanswered questions too."""
 
 
-UNDELIVERED = (403, 502, 503)  # it certainly had no effect
+UNDELIVERED = (403, 422, 502, 503)  # it certainly had no effect
 COUNTERS = ("asked", "answered", "timed_out", "failed", "unclaimed", "unauthorized")
 
 
@@ -100,7 +101,7 @@ class HttpChannel:
         provision: Provision | None = None,
     ) -> None:
         self.settings = settings
-        self._provision = provision
+        self._provision, self._introductions = provision, Introductions(hive)
         self.counters = Counters(COUNTERS, log)
         self.mailbox = Mailbox()
         self._callers, self._hive, self._store, self._callbacks, self._now = (
@@ -225,6 +226,8 @@ class HttpChannel:
             response = await (self._request if wait else self._send)(ask, caller, request_id, thread)
         except (IdentityAway, IdentityRefused) as error:
             response = self._unknown(error)
+        except NotIntroduced as error:
+            response = error_response(error.status, error.code, error.detail)
         except BaseException:
             self._dedup.failed(duplicate)
             raise
@@ -273,7 +276,9 @@ class HttpChannel:
         if ask.ilk or self._provision is None or not self._provision.present:
             return ask
         address = f"{len(caller.integration_id)}:{caller.integration_id}:{ask.sender}"
-        return replace(ask, ilk=await self._provision.speaker("api", address, caller.tenant_id))
+        ilk = await self._provision.speaker("api", address, caller.tenant_id)
+        await self._introductions.introduce(ilk, dict(ask.subject))
+        return replace(ask, ilk=ilk)
 
     def _destination(self, ask: Ask) -> str | None:
         """The node that the caller names; else whoever the policy says, in a hive that knows who speaks."""
