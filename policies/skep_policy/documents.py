@@ -7,7 +7,7 @@ stands in the data, so a million customers cost a policy nothing.
     agents[ilk], identity[ilk]      the record of everybody who stands
     capability[tag][ilk] = ilk      who stands and has the tag
     node[name] = ilk                whose node that is
-    tenant[tnt] = {status, agents: {ilk: ilk}, capability: {tag: {ilk: ilk}}}
+    tenant[tnt] = {status, agents: {ilk: ilk}, capability: {tag: {ilk: ilk}}, ready: {tag: ...}}   see `ready`
     identity_aliases[old] = new
     config                          settings that rules may read: frontdesk, identity, seals
 
@@ -27,6 +27,7 @@ from uuid import UUID
 
 import orjson
 
+from skep_policy.ready import Change, Ready, readiness
 from skep_shm import IlkKind, IlkRecord, Registration, SealStatus, Subtype, TenantRecord, TenantStatus
 
 ZERO: Final = bytes(16)
@@ -75,6 +76,7 @@ def stands(record: IlkRecord) -> bool:
 _KINDS: Final = tuple(kind.name.lower() for kind in IlkKind)  # by number: an enum's `name` costs more than the rest
 _SUBTYPES: Final = ("", *(subtype.name.lower() for subtype in Subtype if subtype))
 _REGISTRATIONS: Final = tuple(registration.name.lower() for registration in Registration)
+_SHUT: Final = (TenantStatus.PENDING, TenantStatus.SUSPENDED)
 _STATUSES: Final = tuple(status.name.lower() for status in TenantStatus)
 
 RECORD: Final[dict[str, Callable[[IlkRecord, str], Any]]] = {
@@ -111,7 +113,7 @@ def status_text(status: TenantStatus | None, tenant: bytes = ZERO) -> str:
 class Documents:
     """The data of one policy, kept as records; JSON is made for what changes."""
 
-    __slots__ = ("_aliases", "_config", "_members", "_nodes", "_records", "_tenants")
+    __slots__ = ("_aliases", "_config", "_members", "_nodes", "_ready", "_records", "_tenants")
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self._config = dict(config or {})
@@ -120,6 +122,7 @@ class Documents:
         self._nodes: dict[str, bytes] = {}
         self._tenants: dict[bytes, TenantStatus] = {}
         self._members: dict[Path, dict[bytes, None]] = {}  # every look-up object, by where it stands
+        self._ready = Ready()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -151,19 +154,20 @@ class Documents:
         if old is None and not self._tenant_populated(name):
             patches = [Patch(("tenant", name), orjson.dumps(self._tenant_document(record.tenant)))]
         else:
-            patches = [Patch(("tenant", name, "status"), text)]
+            patches = [Patch(("tenant", name, "status"), text), *self._opened(record.tenant, old)]
         for ilk in self._members.get(("tenant", name, "agents"), ()):
             patches += self._restated(ilk, text)
         return patches
 
     def remove_tenant(self, tenant: bytes) -> list[Patch]:
         """The tenant is no longer published. Those who stand in it go on, in a tenant that nobody knows."""
-        if self._tenants.pop(tenant, None) is None:
+        old = self._tenants.pop(tenant, None)
+        if old is None:
             return []
         name, text = tenant_name(tenant), orjson.dumps(status_text(None, tenant))
         if not self._tenant_populated(name):
             return [Patch(("tenant", name), None)]
-        patches = [Patch(("tenant", name, "status"), text)]
+        patches = [Patch(("tenant", name, "status"), text), *self._opened(tenant, old)]
         for ilk in self._members[("tenant", name, "agents")]:
             patches += self._restated(ilk, text)
         return patches
@@ -173,7 +177,37 @@ class Documents:
         if name in self._config and self._config[name] == value:
             return []
         self._config[name] = value
-        return [Patch(("config", name), orjson.dumps(value))]
+        patches = [Patch(("config", name), orjson.dumps(value))]
+        return patches + self._sort_out() if name == "seals" else patches
+
+    def _sort_out(self) -> list[Patch]:
+        """Who is ready, anew for everybody: what is asked of seals has changed."""
+        patches: list[Patch] = []
+        for record in self._records.values():
+            now = readiness(record, self._sealed)
+            patches += self._below(record.tenant, self._ready.take_out(record.ilk, now))
+            patches += self._below(record.tenant, self._ready.put_in(record.ilk, now))
+        return patches
+
+    def _below(self, tenant: bytes, changes: list[Change]) -> list[Patch]:
+        """Changes of who is ready, where they stand in the data: nowhere while the tenant is shut."""
+        if not changes or self._tenants.get(tenant) in _SHUT:
+            return []
+        ready = ("tenant", tenant_name(tenant), "ready")
+        return [Patch((*ready, *path), value) for path, value in changes]
+
+    def _opened(self, tenant: bytes, old: TenantStatus | None) -> list[Patch]:
+        """A tenant that is shut has nobody who is ready; one that is opened has again who was ready before."""
+        if (old in _SHUT) == (self._tenants.get(tenant) in _SHUT):
+            return []
+        return [Patch(("tenant", tenant_name(tenant), "ready"), orjson.dumps(self._ready_of(tenant)))]
+
+    def _ready_of(self, tenant: bytes) -> dict[str, Any]:
+        return {} if self._tenants.get(tenant) in _SHUT else self._ready.document(tenant)
+
+    @property
+    def _sealed(self) -> bool:
+        return self._config.get("seals") not in ("off", "warn")
 
     @staticmethod
     def _restated(ilk: bytes, text: bytes) -> list[Patch]:
@@ -198,11 +232,14 @@ class Documents:
         name = ilk_name(record.ilk)
         body = orjson.dumps(self.document(record))
         patches = [Patch((root, name), body) for root in ("agents", "identity")]
-        before, after = _places(old), _places(record)
+        before, after, now = _places(old), _places(record), readiness(record, self._sealed)
+        if old is not None:
+            patches += self._below(old.tenant, self._ready.take_out(record.ilk, now))
         for path in sorted(before - after, reverse=True):
             patches += self._take_out(path, record.ilk)
         for path in sorted(after - before):
             patches += self._put_in(path, record.ilk)
+        patches += self._below(record.tenant, self._ready.put_in(record.ilk, now))
         if old is None or old.handler != record.handler:
             patches += self._unname(old) + self._name(record)
         return patches
@@ -212,6 +249,7 @@ class Documents:
         if old is None:
             return []
         patches = [Patch((root, ilk_name(ilk)), None) for root in ("agents", "identity")]
+        patches += self._below(old.tenant, self._ready.take_out(ilk, None))
         for path in sorted(_places(old), reverse=True):  # a tenant's parts before what they hang on
             patches += self._take_out(path, ilk)
         return patches + self._unname(old)
@@ -256,7 +294,7 @@ class Documents:
         if path[0] != "tenant" or path[2] != "agents" or self._known(path[1]):
             return []
         status = status_text(None, UUID(path[1][4:]).bytes)
-        empty = {"status": status, "agents": {}, "capability": {}}
+        empty: dict[str, Any] = {"status": status, "agents": {}, "capability": {}, "ready": {}}
         return [Patch(path[:2], orjson.dumps(empty))]
 
     def _known(self, name: str) -> bool:
@@ -308,7 +346,8 @@ class Documents:
 
     def _tenant_document(self, tenant: bytes) -> dict[str, Any]:
         agents = self._look_up(("tenant", tenant_name(tenant), "agents"))
-        return {"status": self.tenant_status(tenant), "agents": agents, "capability": {}}
+        ready = self._ready_of(tenant)
+        return {"status": self.tenant_status(tenant), "agents": agents, "capability": {}, "ready": ready}
 
     def _look_up(self, path: Path) -> dict[str, str]:
         return {name: name for name in map(ilk_name, self._members.get(path, ()))}

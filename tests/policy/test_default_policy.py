@@ -48,8 +48,8 @@ def test_of_a_record_it_reads_no_more_than_it_needs() -> None:
     """The router need not write the rest into the input, which is a third of a decision's price."""
     reads = default_policy().manifest.reads
     assert {each for each in reads[TARGET].input if each.startswith(("src", "dst"))} == {
-        "src.registration_status", "src.tenant", "src.tenant_status", "src.type",
-    }  # fmt: skip
+        "src.registration_status", "src.tenant",
+    }
     assert {each for each in reads[ALLOW].input if each.startswith("dst")} == {"dst.tenant_status"}
 
 

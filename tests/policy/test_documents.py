@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skep_policy.documents import Documents, Patch, ilk_bytes, ilk_name, roots_of, tenant_name
+from skep_policy.ready import HEAD_MAX
 from skep_shm import IlkKind, IlkRecord, Registration, SealStatus, Subtype, TenantRecord, TenantStatus
 
 ILKS = [bytes((n,)) * 16 for n in range(1, 7)]
@@ -113,13 +114,14 @@ def test_one_change_costs_the_same_whatever_the_number_of_records() -> None:
         documents = Documents()
         for number in range(count):
             ilk = number.to_bytes(16, "big")
-            documents.set(agent(ilk, tenant=TENANTS[1], handler=f"AI.n{number}@bee", capabilities=("general",)))
+            documents.set(agent(ilk, tenant=TENANTS[1], handler=f"AI.n{number:05}@bee", capabilities=("general",)))
         newcomer = agent(ILKS[0], tenant=TENANTS[1], handler="AI.new@bee", capabilities=("general",))
-        patches = documents.set(newcomer)
+        patches = documents.set(newcomer._replace(handler="AI.a@bee"))  # before all others
+        patches += documents.set(newcomer)
         patches += documents.set(newcomer._replace(capabilities=("general", "billing"))) + documents.remove(ILKS[0])
         return sum(len(patch.value or b"") for patch in patches) + len(patches)
 
-    assert cost(10) == cost(5000)
+    assert cost(HEAD_MAX + 1) == cost(5000)
 
 
 def test_a_node_that_another_record_took_over_is_not_unnamed_by_the_first() -> None:

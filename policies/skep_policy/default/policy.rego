@@ -2,7 +2,8 @@
 # title: The default policy
 # description: >-
 #   Who answers a message that names nobody, and whether a new flow may happen.
-#   Look-ups are keyed, so a decision costs the same with a hundred agents and with ten thousand.
+#   Look-ups are keyed and lists are ordered beforehand, so a decision costs the same with a hundred agents and with
+#   ten thousand. What is asked most often is answered by the first body of a rule.
 # scope: package
 package router
 
@@ -12,7 +13,8 @@ package router
 # title: Who answers
 # description: >-
 #   Names of nodes, best first: the front desk for strangers; the node that the sender names; else agents,
-#   then senior agents, then people, of the sender's tenant before those of no tenant.
+#   then senior agents, then people, of the sender's tenant before those of no tenant. Sixteen of a level are enough to
+#   find one that is there; each name more makes the decision longer.
 # entrypoint: true
 default target := []
 
@@ -20,19 +22,20 @@ target := [front_desk] if {
 	stranger
 } else := [input.meta.target] if {
 	named_node
-} else := [entry[2] | some entry in ordered(array.concat(agents, people))]
-
-# METADATA
-# title: In the order in which they are tried
-# description: >-
-#   By level, then the own tenant, then name. Sorting compares each with each, so the names of many stay unsorted.
-# scope: document
-ordered(entries) := sort(entries) if {
-	count(entries) <= 32
 } else := array.concat(
-	[entry | some entry in entries; entry[0] == 0],
-	[entry | some entry in entries; entry[0] > 0],
-)
+	array.slice(array.concat(object.get(mine, "agents", []), object.get(theirs, "agents", [])), 0, 16),
+	array.concat(
+		array.slice(array.concat(object.get(mine, "seniors", []), object.get(theirs, "seniors", [])), 0, 16),
+		array.concat(object.get(us, ["human_handover", "people"], []), object.get(them, ["human_handover", "people"], [])),
+	),
+) if {
+	not input.meta.action == "escalate"
+	tag := plain
+	us := own
+	them := common
+	mine := object.get(us, tag, {})
+	theirs := object.get(them, tag, {})
+} else := array.concat(agents, people)
 
 # METADATA
 # title: The front desk
@@ -50,15 +53,10 @@ front_desk := data.config.frontdesk if data.config.frontdesk != ""
 stranger if input.src.registration_status == "temporary"
 
 stranger if {
+	not input.src.registration_status
 	data.config.identity == true
 	input.meta.src_ilk != ""
-	not known
 }
-
-# METADATA
-# title: The speaker has a record
-# scope: document
-known if is_string(input.src.type)
 
 # METADATA
 # title: The sender names a node
@@ -66,9 +64,102 @@ known if is_string(input.src.type)
 # scope: document
 named_node if {
 	node := data.agents[data.node[input.meta.target]]
+	near(node.tenant)
 	ready(node)
-	node.tenant in homes
 }
+
+# METADATA
+# title: Of the sender's tenant, or of none
+# scope: document
+near(tenant) if tenant == input.src.tenant
+
+near(tenant) if tenant == neutral
+
+# METADATA
+# title: Who is ready in the sender's own tenant
+# description: By capability, level and name. Nobody is, while the tenant is shut.
+# scope: document
+default own := {}
+
+own := data.tenant[input.src.tenant].ready if input.src.tenant != "tnt:00000000-0000-0000-0000-000000000000"
+
+# METADATA
+# title: Who is ready and belongs to no tenant
+# scope: document
+default common := {}
+
+common := data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready
+
+# METADATA
+# title: What the sender asks for
+# description: A capability, or a list of them, all of which are needed.
+# scope: document
+wish := input.meta.context.required_capability
+
+# METADATA
+# title: The one capability that most questions ask for
+# description: Under "" stands who answers when nothing is asked for.
+# scope: document
+plain := wish if {
+	is_string(wish)
+	wish != ""
+} else := input.meta.target if {
+	not wish
+	is_string(input.meta.target)
+} else := "" if {
+	not wish
+}
+
+# -- who answers a particular question --------------------------------------------------------------
+
+# METADATA
+# title: Agents that may answer
+# description: >-
+#   Those at the heads of the lists. Only who asks for several capabilities, and finds nobody there who has them all,
+#   has everybody looked through.
+# scope: document
+agents := heads if {
+	count(heads) > 0
+} else := heads if {
+	not several
+} else := [entry[2] | some entry in sort(everybody)]
+
+# METADATA
+# title: People that may answer
+# description: Operators of the house with the capability "human_handover", after all agents.
+# scope: document
+people := [name | some home in homes; some name in data.tenant[home].ready.human_handover.people]
+
+# METADATA
+# title: Agents at the heads of the lists, as they are tried
+# scope: document
+heads := [name |
+	some level in array.slice(["agents", "seniors"], lowest, 2)
+	some home in homes
+	some name in array.slice(data.tenant[home].ready[look_up][level], 0, 32)
+	not lacks(name)
+]
+
+# METADATA
+# title: All agents with the rarest capability, looked through
+# description: Each as [level, home, node], which sorts as they are tried.
+# scope: document
+everybody := [[rank, home, node] |
+	some home, tenant in homes
+	some ilk in data.tenant[tenant].capability[look_up]
+	agent := data.agents[ilk]
+	agent.type == "agent"
+	ready(agent)
+	node := agent.handler_node
+	not lacks(node)
+	rank := seniority(agent)
+	rank >= lowest
+]
+
+# METADATA
+# title: Tenants whose agents may answer, nearest first
+# scope: document
+homes := array.concat([tenant | count(own) > 0; tenant := input.src.tenant], [neutral])
 
 # METADATA
 # title: The tenant of those who belong to no tenant
@@ -76,78 +167,45 @@ named_node if {
 neutral := "tnt:00000000-0000-0000-0000-000000000000"
 
 # METADATA
-# title: Tenants whose agents may answer
-# description: The sender's own first, unless it is shut, then none.
+# title: The capability to look up
+# description: Of several the rarest, because the others are checked for each agent that has it.
 # scope: document
-default homes := ["tnt:00000000-0000-0000-0000-000000000000"]
+default look_up := ""
 
-homes := [input.src.tenant, neutral] if {
-	is_string(input.src.tenant)
-	input.src.tenant != neutral
-	not shut(input.src.tenant_status)
+look_up := rarest if {
+	several
+} else := wish[0] if {
+	is_array(wish)
+} else := plain if {
+	plain
+} else := input.meta.target
+
+# METADATA
+# title: Several capabilities are asked for
+# scope: document
+several if {
+	is_array(wish)
+	count(wish) > 1
 }
 
 # METADATA
-# title: Capabilities that the sender asks for
-# description: All of them are needed. Without any, who can do "default" or "general" things answers.
+# title: The rarest of several capabilities
 # scope: document
-default required := []
+rarest := min([[sum(sizes), tag] |
+	some tag in wish
+	sizes := [count(found) | some home in homes; found := data.tenant[home].capability[tag]]
+])[1]
 
-required := [wish] if {
-	wish := input.meta.context.required_capability
-	is_string(wish)
-	wish != ""
-} else := wishes if {
-	wishes := input.meta.context.required_capability
-	is_array(wishes)
-	count(wishes) > 0
-} else := [wish] if {
-	wish := input.meta.target
-	is_string(wish)
-	wish != ""
+# METADATA
+# title: Lacks something
+# description: One of several capabilities that are asked for.
+# scope: document
+lacks(name) if {
+	several
+	agent := data.agents[data.node[name]]
+	some tag in wish
+	not tag in agent.capabilities
 }
-
-# METADATA
-# title: Capabilities to look up
-# description: The first one that is asked for; the others are checked for each agent that has it.
-# scope: document
-default look_up := ["default", "general"]
-
-look_up := [required[0]] if count(required) > 0
-
-# METADATA
-# title: Agents that may answer
-# description: Each as [level, home, node], which sorts as they are tried.
-# scope: document
-agents := [[rank, home, node] |
-	some home, tenant in homes
-	some tag in look_up
-	some ilk in data.tenant[tenant].capability[tag]
-	agent := data.agents[ilk]
-	agent.type == "agent"
-	agent.registration_status == "complete"
-	agent.sealed in seals
-	node := agent.handler_node
-	node != ""
-	not lacks(agent)
-	rank := seniority(agent)
-	rank >= lowest
-]
-
-# METADATA
-# title: People that may answer
-# description: Operators of the house with the capability "human_handover", after all agents.
-# scope: document
-people := [[2, home, node] |
-	some home, tenant in homes
-	some ilk in data.tenant[tenant].capability.human_handover
-	person := data.agents[ilk]
-	person.type == "human"
-	person.human_subtype == "internal"
-	person.registration_status == "complete"
-	node := person.handler_node
-	node != ""
-]
 
 # METADATA
 # title: Ready to answer
@@ -174,22 +232,6 @@ ready(record) if {
 default seals := {true}
 
 seals := {true, false} if data.config.seals in {"off", "warn"}
-
-# METADATA
-# title: Lacks something
-# description: The first capability that is asked for has been looked up already.
-# scope: document
-lacks(agent) if {
-	some tag in others
-	not tag in agent.capabilities
-}
-
-# METADATA
-# title: The other capabilities that are asked for
-# scope: document
-default others := []
-
-others := array.slice(required, 1, count(required)) if count(required) > 1
 
 # METADATA
 # title: Level
@@ -241,25 +283,28 @@ default allow := false
 allow if {
 	not blocked
 	not sensitive
-}
-
-allow if {
+} else if {
 	not blocked
-	sensitive
 	trusted
 }
 
 # METADATA
-# title: Sensitive
-# description: What changes the hive or acts outside it, and what shows its insides.
+# title: Grave classes of actions
+# description: What changes the hive or acts outside it.
 # scope: document
-sensitive if input.meta.action_class in {
+grave := {
 	"system_config",
 	"topology_change",
 	"identity_change",
 	"node_lifecycle",
 	"external_action",
 }
+
+# METADATA
+# title: Sensitive
+# description: What is grave, and what shows the hive's insides.
+# scope: document
+sensitive if grave[input.meta.action_class]
 
 sensitive if input.meta.action == "system_status"
 
@@ -292,7 +337,9 @@ blocked if {
 # title: Shut
 # description: The status of a tenant that waits for approval or is suspended.
 # scope: document
-shut(status) if status in {"pending", "suspended"}
+shut(status) if status == "suspended"
+
+shut(status) if status == "pending"
 
 # METADATA
 # title: To the front desk

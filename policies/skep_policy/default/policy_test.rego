@@ -31,16 +31,47 @@ capability_of(tenant) := {tag: {ilk: ilk | some ilk, agent in agents; agent.tena
 	some tag in tags
 }
 
-tenants := {tenant: {"status": "active", "capability": capability_of(tenant)} | some tenant in {"tnt:a", "tnt:b", neutral}}
+tenants := {tenant: tenant_of(tenant, agents, {true}) | some tenant in {"tnt:a", "tnt:b", neutral}}
+
+tenant_of(tenant, those, seals) := {
+	"status": "active",
+	"capability": capability_of(tenant),
+	"ready": {tag: ready(tenant, tag, those, seals) | some agent in those; some tag in array.concat(agent.capabilities, [""])},
+}
+
+# As the router orders them.
+ready(tenant, tag, those, seals) := {
+	"agents": names(tenant, tag, those, seals, 0),
+	"seniors": names(tenant, tag, those, seals, 1),
+	"people": names(tenant, tag, those, {true, false}, 2),
+}
+
+names(tenant, tag, those, seals, level) := array.slice(
+	sort([agent.handler_node |
+		some agent in those
+		agent.tenant == tenant
+		agent.registration_status == "complete"
+		agent.sealed in seals
+		router.level(agent) == level
+		has(agent, tag)
+	]),
+	0, 64,
+)
+
+has(agent, tag) if tag in agent.capabilities
+
+has(agent, "") if some tag in ({"default", "general"} & {each | some each in agent.capabilities})
 
 nodes := {agent.handler_node: ilk | some ilk, agent in agents}
 
 customer := record("human", "tnt:a", "", [], {"human_subtype": "external"})
 
 asked(message, src, config) := answer if {
+	seals := {true} | {false | config.seals == "warn"}
+	hive := {tenant: tenant_of(tenant, agents, seals) | some tenant in {"tnt:a", "tnt:b", neutral}}
 	answer := router.target with input as {"meta": message, "routing": {"dst": null}, "src": src, "dst": null}
 		with data.agents as agents
-		with data.tenant as tenants
+		with data.tenant as hive
 		with data.node as nodes
 		with data.config as config
 }
@@ -77,6 +108,7 @@ test_agents_then_seniors_then_people_of_the_own_tenant_first if {
 test_all_capabilities_are_needed if {
 	asked(needs(["billing", "spanish"]), customer, {}) == ["AI.two@h", "IO.desk@h"]
 	asked(needs(["spanish", "billing"]), customer, {}) == ["AI.two@h", "IO.desk@h"]
+	asked(needs(["spanish"]), customer, {}) == ["AI.two@h", "IO.desk@h"]
 	asked(needs([]), customer, {}) == ["AI.one@h", "AI.anybody@h", "IO.desk@h"]
 }
 
@@ -94,7 +126,11 @@ test_without_a_wish_the_general_agents_answer if {
 test_a_target_is_a_node_or_a_capability if {
 	asked({"target": "AI.two@h"}, customer, {}) == ["AI.two@h"]
 	asked({"target": "IO.desk@h"}, customer, {}) == ["IO.desk@h"]
+	asked({"target": "AI.anybody@h"}, customer, {}) == ["AI.anybody@h"]
+	asked({"target": "AI.unsealed@h"}, customer, {}) == ["IO.desk@h"]
+	asked({"target": "AI.unsealed@h"}, customer, {"seals": "warn"}) == ["AI.unsealed@h"]
 	asked({"target": "spanish"}, customer, {}) == ["AI.two@h", "IO.desk@h"]
+	asked({"target": "spanish", "context": {"required_capability": ""}}, customer, {}) == ["AI.two@h", "IO.desk@h"]
 	asked({"target": "AI.other@h"}, customer, {}) == ["IO.desk@h"]
 	asked({"target": "AI.partial@h"}, customer, {}) == ["IO.desk@h"]
 }
@@ -111,25 +147,69 @@ test_an_escalation_goes_one_level_up if {
 test_seniority_comes_by_role_or_by_degree if {
 	asked(needs("billing"), customer, {})[3] == "AI.senior@h"
 	graduate := {"ilk:1": object.union(agents["ilk:1"], {"degrees": ["senior"]})}
+	class := object.union(agents, graduate)
 	answer := router.target with input as {"meta": escalated("agent"), "src": customer}
-		with data.agents as object.union(agents, graduate)
-		with data.tenant as tenants
+		with data.agents as class
+		with data.tenant as {"tnt:a": tenant_of("tnt:a", class, {true})}
 	answer == ["AI.one@h", "AI.senior@h", "IO.desk@h"]
 }
 
-test_many_are_tried_by_level_too if {
-	many := {sprintf("ilk:%d", [100 + n]): record("agent", "tnt:a", sprintf("AI.many%d@h", [n]), ["many"], {"roles": role}) |
-		some n in numbers.range(1, 40)
-		role := [["junior"], ["senior"]][n % 2]
+# A crowd with one capability; every second one is senior, and the last one speaks Spanish, too.
+crowd := {sprintf("ilk:%d", [100 + n]): record("agent", "tnt:a", sprintf("AI.many%d@h", [100 + n]), tongues, {"roles": role}) |
+	some n in numbers.range(0, 39)
+	role := [["junior"], ["senior"]][n % 2]
+	tongues := array.concat(["many", "english"], [tag | some tag in ["spanish", "rare"]; n == 38])
+}
+
+among_many(wish) := among(crowd, {"many", "english", "spanish", "chess"}, wish)
+
+# Others beside the agents above; of what is ordered, only these tags are made.
+among(others, wanted, wish) := answer if {
+	all := object.union(agents, others)
+	answer := router.target with input as {"meta": needs(wish), "src": customer}
+		with data.agents as all
+		with data.tenant as {"tnt:a": {
+			"ready": {tag: ready("tnt:a", tag, all, {true}) | some tag in (wanted | {"human_handover"})},
+			"capability": {tag: {ilk: ilk | some ilk, agent in all; tag in agent.capabilities} | some tag in wanted},
+		}}
+		with data.node as {agent.handler_node: ilk | some ilk, agent in all}
+}
+
+test_of_many_the_first_of_each_level_are_tried if {
+	answer := among_many("many")
+	count(answer) == 33
+	array.slice(answer, 0, 2) == ["AI.many100@h", "AI.many102@h"]
+	array.slice(answer, 15, 18) == ["AI.many130@h", "AI.many101@h", "AI.many103@h"]
+	answer[32] == "IO.desk@h"
+}
+
+test_the_rarest_of_several_capabilities_is_looked_up if {
+	among_many(["many", "spanish"]) == ["AI.many138@h", "IO.desk@h"]
+	among_many(["many", "english", "chess"]) == ["IO.desk@h"]
+	count(among_many(["many", "english"])) == 41
+}
+
+test_who_is_not_at_the_head_is_found_when_several_capabilities_are_needed if {
+	few := {sprintf("ilk:%d", [n]): record("agent", "tnt:a", sprintf("AI.few%d@h", [n]), tags, {}) |
+		some n in numbers.range(100, 170)
+		tags := [tag | some tag, only in {"left": [170], "right": [170]}; some_of(n, tag, only)]
 	}
-	crowd := {ilk: ilk | some ilk, _ in many}
-	answer := router.target with input as {"meta": needs("many"), "src": customer}
-		with data.agents as object.union(agents, many)
-		with data.tenant as object.union(tenants, {"tnt:a": {"capability": {"many": crowd}}})
-	count(answer) == 41
-	juniors := {agent.handler_node | some agent in many; agent.roles == ["junior"]}
-	{name | some name in array.slice(answer, 0, 20)} == juniors
-	answer[40] == "IO.desk@h"
+	among(few, {"left", "right"}, ["left", "right"]) == ["AI.few170@h", "IO.desk@h"]
+}
+
+# Even numbers can do what is left, odd ones what is right, and a few can do both.
+some_of(n, "left", _) if n % 2 == 0
+
+some_of(n, "right", _) if n % 2 == 1
+
+some_of(n, "right", only) if n in only
+
+test_who_belongs_to_no_tenant_is_answered_by_who_belongs_to_none if {
+	nobodys := object.union(customer, {"tenant": neutral, "tenant_status": "none"})
+	asked(needs("billing"), nobodys, {}) == ["AI.anybody@h"]
+	asked(needs(["billing", "general"]), nobodys, {}) == ["AI.anybody@h"]
+	asked({"target": "AI.anybody@h"}, nobodys, {}) == ["AI.anybody@h"]
+	asked({"target": 3}, nobodys, {}) == ["AI.anybody@h"]
 }
 
 test_seals_are_asked_for_unless_the_hive_says_otherwise if {
@@ -142,7 +222,7 @@ test_agents_of_a_suspended_tenant_do_not_answer if {
 	suspended := {ilk: object.union(agent, {"tenant_status": "suspended"}) | some ilk, agent in agents}
 	answer := router.target with input as {"meta": needs("billing"), "src": object.union(customer, {"tenant_status": "suspended"})}
 		with data.agents as suspended
-		with data.tenant as tenants
+		with data.tenant as {"tnt:a": {"status": "suspended", "ready": {}}, neutral: tenants[neutral]}
 	answer == ["AI.anybody@h"]
 	named := router.target with input as {"meta": {"target": "AI.one@h"}, "src": customer}
 		with data.agents as suspended
