@@ -28,7 +28,7 @@ from skep_nodes.cli.hive_folder import make_hive
 HIVE_ID = "demo"
 NUMBER_ID = "100200300"
 WHO = "agents:\n- {node: AI.desk}\n"
-READY_S, STOP_S, POLL_S = 10.0, 8.0, 0.01
+READY_S, STOP_S, POLL_S = 20.0, 8.0, 0.01  # of a loaded machine; a hive is ready in a few seconds
 
 
 def entries(hive: Hive) -> list[NodeEntry]:
@@ -85,7 +85,7 @@ class DemoHive:
         ]  # fmt: skip
         # JSON is YAML: nothing here needs a person's eye.
         (self.root / "hive.yaml").write_text(
-            f"hive_id: {HIVE_ID}\nseals: require\nnodes: {json.dumps(nodes)}\n"
+            f"hive_id: {HIVE_ID}\nready_s: {READY_S:g}\nseals: require\nnodes: {json.dumps(nodes)}\n"
         )
         (self.hive.config_dir / "identity.yaml").write_text(WHO)
 

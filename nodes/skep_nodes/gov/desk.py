@@ -107,6 +107,10 @@ class FrontDesk:
             return self._done(applicant, facts.ilk)
         return await self._register(applicant, facts)
 
+    def keep(self, applicant: Applicant) -> None:
+        """It goes on with its next message."""
+        self._store.put(applicant, self._now_ms())
+
     def passed_on(self, applicant: Applicant) -> None:
         """Its question has arrived, or there was none: nothing is kept."""
         self._store.drop(applicant.ilk)

@@ -151,6 +151,7 @@ def schema(node_name: str, destinations: tuple[str, ...], body_bytes_max: int) -
     """What GET /schema answers: enough to write a client."""
     text = {"type": "string"}
     short = {"type": "string", "maxLength": ID_BYTES_MAX}
+    known = {"type": "string", "maxLength": SUBJECT_BYTES_MAX}
     return {
         "schema": "skep.io-api/1",
         "node_name": node_name,
@@ -162,7 +163,7 @@ def schema(node_name: str, destinations: tuple[str, ...], body_bytes_max: int) -
             "type": "object",
             "required": ["message"],
             "properties": {
-                "subject": {"properties": {"external_user_id": short, "ilk": text, "display_name": text}},
+                "subject": {"properties": {"external_user_id": short, "ilk": text, **dict.fromkeys(SUBJECT, known)}},
                 "message": {
                     "required": ["text"],
                     "properties": {"text": text, "external_message_id": short, "timestamp": text},

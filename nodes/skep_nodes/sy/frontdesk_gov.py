@@ -38,7 +38,8 @@ log = logging.getLogger("skep.nodes.frontdesk")
 NAME: Final = "SY.frontdesk.gov"
 MAIL_NODE: Final = "IO.email"
 MAIL_S: Final = 5.0
-PASS_ON: Final = Retry(4, 0.2, 2.0)  # a policy that was just changed, a router that restarts
+PASS_ON: Final = Retry(7, 0.2, 5.0)  # about 11 s: an agent that restarts, a policy that was just changed
+RESUME: Final = Retry(8, 1.0, 30.0)  # about two minutes: the whole hive may be starting
 CONCURRENCY: Final = 64
 CONTRACT: Final = Contract(notes=("It has no settings: languages, bounds and steps are docs/frontdesk.md.",))
 
@@ -186,17 +187,35 @@ class FrontDeskNode:
 
     async def _resume(self) -> None:
         """Those whom the restart caught between SY.identity's answer and the end."""
-        for applicant in self.store.unfinished():
-            async with self._alone(applicant.ilk):
-                try:
-                    outcome: Outcome = await self.desk.resume(applicant)
-                except (IdentityAway, IdentityRefused) as error:
-                    log.warning("a registration waits for its author's next message: %s", error)
-                    continue
-                if outcome.say:
-                    await self._tell(applicant, outcome.say)
-                if outcome.done is not None:
-                    await self._pass_on(outcome.done)
+        for attempt in range(1, RESUME.attempts + 1):
+            waiting = [each for each in self.store.unfinished() if not await self._resumed(each)]
+            if not waiting:
+                return
+            await asyncio.sleep(RESUME.delay_s(attempt))
+        log.warning("%d registrations wait for their authors' next messages", len(waiting))
+
+    async def _resumed(self, applicant: Applicant) -> bool:
+        """Whether nothing is left to do for this one, now."""
+        async with self._alone(applicant.ilk):
+            current = self.store.get(applicant.ilk)
+            if current is None or current.step != applicant.step:
+                return True  # its author wrote meanwhile
+            try:
+                outcome: Outcome = await self.desk.resume(current)
+            except IdentityAway:
+                return False
+            except IdentityRefused as refused:
+                log.warning("a registration cannot go on: %s", refused)
+                await self._tell(current, self.desk.words(current).question_lost)
+                self.store.drop(current.ilk)
+                return True
+            if outcome.say:
+                await self._tell(current, outcome.say)
+            if outcome.done is not None:
+                await self._pass_on(outcome.done)
+            elif outcome.say:
+                self.desk.keep(current)
+            return True
 
 
 def origin_of(message: Message) -> Origin:
