@@ -29,6 +29,7 @@ def all_cases() -> list[Case]:
         suite_clients,
         suite_crash,
         suite_identity,
+        suite_policy,
         suite_robust,
         suite_router,
         suite_scale,
@@ -43,6 +44,7 @@ def all_cases() -> list[Case]:
         suite_scale,
         suite_robust,
         suite_shm,
+        suite_policy,
         suite_identity,
         suite_crash,
     )

@@ -97,17 +97,15 @@ class Evaluator:
             return self._live.evaluate(number, input, self._fuel)
         self._patched += 1
         self._guests = [patch.path for patch in overlay if self._reads(patch)]
-        for path, value in overlay:
-            if path in self._guests:
-                self._live.patch(path, value or b"null")
+        self._live.apply([patch for patch in overlay if patch.path in self._guests])
         text = self._live.evaluate(number, input, self._fuel)
         self._leave(self._live)
         return text
 
     def _leave(self, instance: Instance) -> None:
         """Guests of one question go."""
-        for path in self._guests:
-            instance.remove(path)
+        if self._guests:
+            instance.apply([(path, None) for path in self._guests])
         self._guests = []
 
     def _failed(self, code: str, detail: str, begun: int) -> Evaluation:
@@ -131,9 +129,9 @@ class Evaluator:
         self._patched += 1
         wanted = [patch for patch in patches if self._reads(patch)]
         try:
-            _apply(self._live, wanted)
+            self._live.apply(wanted)
             if self._spare is not None:
-                _apply(self._spare, wanted)
+                self._spare.apply(wanted)
         except PolicyError:
             if self._spare is not None:
                 self._spare.close()
@@ -233,11 +231,3 @@ class _Builder(threading.Thread):
             self.copy = self._source.clone()
         except (PolicyError, MemoryError):
             self.copy = None
-
-
-def _apply(instance: Instance, patches: Sequence[Patch]) -> None:
-    for path, value in patches:
-        if value is None:
-            instance.remove(path)
-        else:
-            instance.patch(path, value)
