@@ -35,6 +35,15 @@ def server() -> Iterator[MailServer]:
 def hive(hive_folder: HiveFolder, server: MailServer) -> HiveFolder:
     """Everything but IO.email."""
     (hive_folder.root / "config" / "identity.yaml").write_text(WHO)
+    configure(hive_folder, server)
+    hive_folder.start_router("RT.main", "--policy", "required", "--identity", "required")
+    for name in ("SY.config.routes", "SY.threads", "SY.identity", "SY.opa.rules", "SY.frontdesk.gov"):
+        start(hive_folder, name)
+    return hive_folder
+
+
+def configure(hive: HiveFolder, server: MailServer, **more: str) -> None:
+    """IO.email's settings and secrets, for its own mail server."""
     places = {
         name: {
             "host": place.host,
@@ -45,14 +54,10 @@ def hive(hive_folder: HiveFolder, server: MailServer) -> HiveFolder:
         for name, place in (("imap", server.imap), ("smtp", server.smtp))
     }
     box = {"address": DESK, "authserv_id": AUTHSERV_ID, **places}
-    settings = {"mailboxes": [box], "reconnect_s": 0.1, "retry_initial_s": 0.1}
-    (hive_folder.root / "config" / "IO.email.json").write_text(json.dumps(settings))
+    settings = {"mailboxes": [box], "reconnect_s": 0.1, "retry_initial_s": 0.1, **more}
+    (hive.root / "config" / "IO.email.json").write_text(json.dumps(settings))
     account = {"imap_user": DESK, "imap_password": PASSWORD, "smtp_user": DESK, "smtp_password": PASSWORD}
-    write_secrets(hive_folder.root / "state" / "secrets" / "IO.email.json", {DESK: account})
-    hive_folder.start_router("RT.main", "--policy", "required", "--identity", "required")
-    for name in ("SY.config.routes", "SY.threads", "SY.identity", "SY.opa.rules", "SY.frontdesk.gov"):
-        start(hive_folder, name)
-    return hive_folder
+    write_secrets(hive.root / "state" / "secrets" / "IO.email.json", {DESK: account})
 
 
 def start_email(hive: HiveFolder) -> Child:
@@ -72,7 +77,7 @@ async def until_ready(hive: HiveFolder, node: Node) -> None:
 
 async def heard(server: MailServer, number: int) -> Sent:
     """The letter that IO.email sent as its `number`th."""
-    await eventually_async(lambda: len(server.sent) >= number, within=20, what=f"{number} letters were sent")
+    await eventually_async(lambda: len(server.sent) >= number, within=45, what=f"{number} letters were sent")
     return server.sent[number - 1]
 
 
@@ -158,33 +163,40 @@ async def test_letters_that_came_while_it_was_dead_are_answered_once(
 
 
 @pytest.mark.goal("G1")
-async def test_killed_again_and_again_it_loses_no_letter_and_no_answer(
-    hive: HiveFolder, server: MailServer
-) -> None:
-    """Each letter is answered; one that was under way when a process died may be answered once more."""
-    letters, kills = 24, 3
-    people = [f"p{number}@customer.example" for number in range(letters)]
-    running = start_email(hive)
-    async with Node("SY.cli.1", hive=hive.root) as admin:
-        await until_ready(hive, admin)
-        for number, person in enumerate(people):
+async def test_killed_again_and_again_it_loses_no_letter(hive_folder: HiveFolder, server: MailServer) -> None:
+    """Each letter reaches the hive; those under way when a process dies may reach it once more. An answer that was on
+    its way to the dead process is the hive's to report; one that it had taken is sent, at most twice under one id."""
+    letters, kills = 40, 3
+    configure(hive_folder, server, identity="off")
+    hive_folder.start_router()
+    for name in ("SY.config.routes", "SY.threads"):
+        start(hive_folder, name)
+    running = start_email(hive_folder)
+    async with Node("SY.cli.1", hive=hive_folder.root) as admin, agent(hive_folder) as asked:
+        for name in ("SY.threads", "IO.email"):
+            await ask(admin, "NODE_STATUS_GET", {}, to=name)
+        for number in range(letters):
+            person = f"p{number}@customer.example"
             server.arrive(
-                DESK, letter("Hello?", sender=person, message_id=f"k{number}@customer.example"), PROVEN
+                DESK, letter(f"I am {number}", sender=person, message_id=f"k{number}@x.example"), PROVEN
             )
-        for kill in range(kills):
-            await heard(server, 2 + kill * 3)
+        for kill in range(1, kills + 1):
+            await eventually_async(
+                lambda so_many=kill * 6: len(asked) >= so_many, within=30, what="letters arrive"
+            )
             running.process.kill()
             running.process.wait()
-            running = start_email(hive)
+            running = start_email(hive_folder)
 
         async def all_seen() -> bool:
             return await asyncio.to_thread(server.flags, DESK) == ["\\Seen"] * letters
 
-        await eventually_async(all_seen, within=30)
-        await eventually_async(lambda: {each.recipients[0] for each in server.sent} == set(people), within=30)
-        answers = {each.message["Message-ID"] for each in server.sent}
-        assert letters <= len(answers) <= letters + kills * AT_ONCE
-        assert len(server.sent) <= len(answers) + kills
+        await eventually_async(all_seen, within=60)
+        contents = [each.payload["content"] for each in asked]
+        assert set(contents) == {f"I am {number}" for number in range(letters)}
+        assert len(contents) <= letters + kills * AT_ONCE
+        ids = [each.message["Message-ID"] for each in server.sent]
+        assert len(ids) <= len(set(ids)) + kills
 
 
 async def _status(node: Node) -> bool:
