@@ -128,7 +128,8 @@ class Client(Sending):
     def _on_refusal(self, message: Message) -> None:
         payload = _object(message)
         reason = _reason(message.verb, payload)
-        error = DeliveryError(reason, message.reply_to, message.trace_id, str(payload.get("detail", "")))
+        detail, decision = (str(payload.get(name, "")) for name in ("detail", "decision_id"))
+        error = DeliveryError(reason, message.reply_to, message.trace_id, detail, decision)
         if not self.calls.refuse(message.reply_to, message.trace, error):
             about = (message.reply_to, reason, message.trace_id, error.detail)
             self.inbox.report([Report(Outcome.REFUSED, *about)])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from skep import DeliveryError, Message, Node, RemoteError, RequestTimeout
+from skep.protocol import system
 from skep.protocol.codes import Reason
 from skep.protocol.header import Phase
 from skep.testing import Hive
@@ -273,3 +275,18 @@ async def test_a_handler_that_replies_itself_is_not_answered_for_again(hive: Hiv
     assert (await sender.request("AI.served", {})).payload == {"by": "hand"}
     await hive.settle()
     assert receiver.receive_nowait() is None
+
+
+async def test_a_refusal_of_the_policy_names_its_decision(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`skep explain` takes the id; the text of the error shows it."""
+    spoken = system.unreachable
+
+    def with_decision(*facts: Any, **more: Any) -> dict[str, Any]:
+        return spoken(*facts, **more) | {"decision_id": "6d1f7a52-0000-4000-8000-000000000001"}
+
+    monkeypatch.setattr(system, "unreachable", with_decision)
+    caller = await hive.node("IO.caller")
+    with pytest.raises(DeliveryError) as refused:
+        await caller.request("AI.nobody", {})
+    assert refused.value.decision_id == "6d1f7a52-0000-4000-8000-000000000001"
+    assert f"decision {refused.value.decision_id}" in str(refused.value)

@@ -68,8 +68,8 @@ def check_admission(view: View, ilk: Ilk | None, tenant: Tenant, may_place: bool
         return
     raise Refusal(
         Code.TENANT_NOT_ADMITTED,
-        "knowing a tenant's name admits nobody: an administrator registers this interlocutor there"
-        " (skep identity move), or the tenant is created for it (requested_by_ilk)",
+        "knowing a tenant's name admits nobody: an administrator registers this interlocutor there,"
+        " or the tenant is created for it (requested_by_ilk)",
     )
 
 

@@ -84,14 +84,18 @@ class PolicyError(SkepError):
 
 
 class DeliveryError(SkepError):
-    """A message that did not arrive, or of which nobody knows whether it did."""
+    """A message that did not arrive, or of which nobody knows whether it did. `decision_id` names the policy's decision
+    where one refused it: `skep explain` takes it, as it takes a trace id."""
 
-    def __init__(self, reason: Reason, message_id: int = 0, trace_id: str = "", detail: str = "") -> None:
+    def __init__(
+        self, reason: Reason, message_id: int = 0, trace_id: str = "", detail: str = "", decision_id: str = ""
+    ) -> None:
         self.reason = reason
         self.message_id = message_id
         self.trace_id = trace_id
         self.detail = detail
-        super().__init__(reason, message_id, trace_id, detail)
+        self.decision_id = decision_id
+        super().__init__(reason, message_id, trace_id, detail, decision_id)
 
     @property
     def retryable(self) -> bool:
@@ -99,7 +103,8 @@ class DeliveryError(SkepError):
 
     def __str__(self) -> str:
         detail = f": {self.detail}" if self.detail else ""
-        return f"{self.reason}{detail} (message {self.message_id}, trace {self.trace_id or 'none'})"
+        decision = f", decision {self.decision_id}" if self.decision_id else ""
+        return f"{self.reason}{detail} (message {self.message_id}, trace {self.trace_id or 'none'}{decision})"
 
 
 def __getattr__(name: str) -> Any:
