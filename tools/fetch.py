@@ -151,6 +151,7 @@ TOOLS = (
     ),
     Tool("initdb", "the identity database on PostgreSQL, and a peer of look-ups", ("postgresql",)),
     Tool("redis-server", "a peer of look-ups", ("redis-server",)),
+    Tool("dovecot", "the mail server of the mail channel's tests", ("dovecot-imapd",)),
     Tool(
         "dbus-broker",
         "the benchmark's peer",
