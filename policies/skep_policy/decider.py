@@ -75,10 +75,11 @@ class Engine(Protocol):
 class Decision:
     """An answer. `reason` is None for a yes; then `names` are the candidates of a target, best first."""
 
-    __slots__ = ("detail", "hits", "id", "ilks", "names", "ns", "reason", "valid_until_ns")
+    __slots__ = ("_head", "_number", "detail", "hits", "ilks", "names", "ns", "reason", "valid_until_ns")
 
-    def __init__(self, id: str, ilks: tuple[bytes, ...], valid_until_ns: int) -> None:
-        self.id = id
+    def __init__(self, head: str, number: int, ilks: tuple[bytes, ...], valid_until_ns: int) -> None:
+        self._head = head
+        self._number = number
         self.ilks = ilks
         self.valid_until_ns = valid_until_ns
         self.reason: Reason | None = None
@@ -86,6 +87,11 @@ class Decision:
         self.names: tuple[str, ...] = ()
         self.ns = 0
         self.hits = 0
+
+    @property
+    def id(self) -> str:
+        """A uuid. Written when somebody asks: of most decisions only the log does."""
+        return f"{self._head}{self._number:012x}"
 
 
 class Made:
@@ -136,6 +142,10 @@ class _Entry:
         self.cache: DecisionCache[Decision] = DecisionCache(CACHE_ENTRIES_MAX)
 
 
+def _entries(manifest: Manifest) -> dict[str, _Entry]:
+    return {name: _Entry(name, manifest) for name in (TARGET, ALLOW)}
+
+
 class Decider:
     """The policy in force."""
 
@@ -153,10 +163,12 @@ class Decider:
         self.shadow_skipped = 0
         self._engine = engine
         self.documents = documents
-        self._entries = {name: _Entry(name, manifest) for name in (TARGET, ALLOW)}
+        self._entries = _entries(manifest)
         self._made: list[Made] = []
-        self._shadow = shadow
+        self._shadow: Shadow | None = None
+        self._shadow_entries: dict[str, _Entry] = {}
         self._shadow_paid_ns = 0
+        self.set_shadow(shadow)
         self._id_head = str(UUID(bytes=urandom(16), version=4))[:24]
         self._id_next = int.from_bytes(urandom(5), "big")
 
@@ -180,7 +192,7 @@ class Decider:
     def decide(self, entrypoint: str, asked: Asked, now_ns: int) -> Decision:
         """Ask the policy now, and keep the answer."""
         entry = self._entries[entrypoint]
-        decision = Decision(self._new_id(), _ilks_of(asked), asked.until_ns)
+        decision = self._new(_ilks_of(asked), asked.until_ns)
         made = Made(entry, asked, statuses_of(asked, self.documents), decision, self.revision)
         self._evaluate(entry, made)
         if self._shadow is not None:
@@ -192,7 +204,7 @@ class Decider:
 
     def refuse(self, entrypoint: str, asked: Asked, reason: Reason, detail: str) -> Decision:
         """A refusal to ask the policy, recorded like a decision and never kept."""
-        decision = Decision(self._new_id(), (), 0)
+        decision = self._new((), 0)
         decision.reason, decision.detail = reason, detail
         statuses = statuses_of(asked, self.documents)
         self._record(Made(self._entries[entrypoint], asked, statuses, decision, self.revision))
@@ -233,7 +245,7 @@ class Decider:
             return
         overlay = self._overlay(made.asked) if entry.identity else ()
         self.decisions += 1
-        found = self._engine.decide(entry.name, orjson.dumps(entry.wanted.input(made.asked, made.statuses)), overlay)
+        found = self._engine.decide(entry.name, entry.wanted.text(made.asked, made.statuses), overlay)
         decision.ns, made.error, made.result = found.ns, found.error, found.result
         decision.reason, decision.detail, decision.names = outcome(entry.name, found)
 
@@ -245,9 +257,9 @@ class Decider:
             for ilk, record in guests.items()
         )
 
-    def _new_id(self) -> str:
+    def _new(self, ilks: tuple[bytes, ...], valid_until_ns: int) -> Decision:
         self._id_next = (self._id_next + 1) & 0xFFFF_FFFF_FFFF
-        return f"{self._id_head}{self._id_next:012x}"
+        return Decision(self._id_head, self._id_next, ilks, valid_until_ns)
 
     # -- shadow ----------------------------------------------------------------------------------------------------
 
@@ -260,16 +272,16 @@ class Decider:
         if self._shadow is not None:
             self._shadow.engine.close()
         self._shadow = shadow
+        self._shadow_entries = {} if shadow is None else _entries(shadow.manifest)
 
     def _ask_shadow(self, shadow: Shadow, made: Made, now_ns: int) -> None:
         due = max(self._shadow_paid_ns, now_ns)
         if due - now_ns > SHADOW_BURST_NS:
             self.shadow_skipped += 1
             return
-        entry = _Entry(made.entrypoint, shadow.manifest)
-        document = entry.wanted.input(made.asked, made.statuses)
+        entry = self._shadow_entries[made.entrypoint]
         overlay = self._overlay(made.asked) if entry.identity else ()
-        found = shadow.engine.decide(made.entrypoint, orjson.dumps(document), overlay)
+        found = shadow.engine.decide(made.entrypoint, entry.wanted.text(made.asked, made.statuses), overlay)
         self._shadow_paid_ns = due + found.ns * SHADOW_SHARE
         reason, detail, names = outcome(made.entrypoint, found)
         live = made.decision
@@ -354,9 +366,13 @@ def _cache_key(entry: _Entry, key: bytes, name: str) -> Hashable:
 
 def _ilks_of(asked: Asked) -> tuple[bytes, ...]:
     """Whose records were read: as the frame names them, known or not, and as they are called now."""
-    named = [asked.selector.src_ilk, asked.selector.dst_ilk]
-    named += [record.ilk for record in (asked.src, asked.dst) if record is not None]
-    return tuple(dict.fromkeys(ilk for ilk in named if ilk is not None))
+    selector, src, dst = asked.selector, asked.src, asked.dst
+    named = {selector.src_ilk, selector.dst_ilk}
+    if src is not None:
+        named.add(src.ilk)
+    if dst is not None:
+        named.add(dst.ilk)
+    return tuple([ilk for ilk in named if ilk is not None])
 
 
 def _undefined(entrypoint: str) -> Reason:

@@ -306,7 +306,8 @@ class Documents:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def tenant_status(self, tenant: bytes) -> str:
-        return status_text(self._tenants.get(tenant), tenant)
+        status = self._tenants.get(tenant)
+        return status_text(None, tenant) if status is None else _STATUSES[status]
 
     def document(self, record: IlkRecord) -> dict[str, Any]:
         """Any record, standing or not, with its tenant's status as it is known here."""

@@ -1,13 +1,18 @@
 """What a policy is asked: the selector, and the records of the two interlocutors, as `input`.
 
 Made twice. For the decision log whole, because another policy may be asked the same question later, and only when the
-log is written. For the engine *lean*: with those members that the entry point reads (the compiler says which), because
-parsing two whole records is a third of what a cheap decision costs.
+log is written. For the engine *lean*, as text: with those members that the entry point reads (the compiler says which),
+because parsing two whole records is a third of what a cheap decision costs. That text is joined from pieces: a record's
+is kept until the record is another one, and a sender's context is JSON already.
+
+Lean and whole say the same about everything that is read: a part of which nothing is read is left out, and so is a
+record that is null where only members of it are read, for a member of null is as undefined as one of nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -21,6 +26,9 @@ from skep_shm import IlkRecord
 _CLASSES: Final = {member: member.name.lower() for member in MessageClass}
 _ACTION_CLASSES: Final = tuple(member.name.lower() for member in ActionClass)
 _SCOPES: Final = tuple(member.name.lower() for member in Scope)
+
+PIECES_MAX: Final = 4_096
+"""Records whose text is kept, of one part of one entry point; past it all are forgotten, for each is made again."""
 
 
 class Asked(NamedTuple):
@@ -45,9 +53,8 @@ class Statuses(NamedTuple):
 
 
 def statuses_of(asked: Asked, documents: Documents) -> Statuses:
-    return Statuses(*(
-        "" if record is None else documents.tenant_status(record.tenant) for record in (asked.src, asked.dst)
-    ))  # fmt: skip
+    src, dst, status = asked.src, asked.dst, documents.tenant_status
+    return Statuses("" if src is None else status(src.tenant), "" if dst is None else status(dst.tenant))
 
 
 def input_document(asked: Asked, documents: Documents, source: bool) -> dict[str, Any]:
@@ -65,25 +72,54 @@ def whole_input(asked: Asked, statuses: Statuses, source: bool) -> dict[str, Any
 
 
 class Wanted:
-    """What one entry point reads of its input. None stands for all of a part."""
+    """What one entry point reads of its input, and the text that says it."""
 
-    __slots__ = ("dst", "meta", "source", "src")
+    __slots__ = ("_dst", "_meta", "_routing", "_src", "source")
 
     def __init__(self, reads: Reads) -> None:
         self.source = reads.source
-        self.meta = _members("meta", reads.input)
-        self.src = _members("src", reads.input)
-        self.dst = _members("dst", reads.input)
+        self._meta = _pieces(_META, _members("meta", reads.input))
+        routing = _pieces(_ROUTING, _members("routing", reads.input))
+        self._routing = tuple(piece for piece in routing if self.source or piece is _dst_piece)
+        self._src = _People(_members("src", reads.input))
+        self._dst = _People(_members("dst", reads.input))
 
-    def input(self, asked: Asked, statuses: Statuses) -> dict[str, Any]:
-        """The lean input: equal to the whole one in everything that is read."""
-        meta = _meta(asked)
-        if self.meta is not None:
-            meta = {name: value for name, value in meta.items() if name in self.meta}
-        return {
-            "meta": meta, "routing": _routing(asked, self.source),
-            "src": _lean(asked.src, statuses.src, self.src), "dst": _lean(asked.dst, statuses.dst, self.dst),
-        }  # fmt: skip
+    def text(self, asked: Asked, statuses: Statuses) -> bytes:
+        """The lean input as JSON: equal to the whole one in everything that is read."""
+        parts = []
+        if self._meta:
+            parts.append(b'"meta":{' + b",".join([said for piece in self._meta if (said := piece(asked))]) + b"}")
+        if self._routing:
+            parts.append(b'"routing":{' + b",".join([piece(asked) for piece in self._routing]) + b"}")
+        src, dst = self._src.text(asked.src, statuses.src), self._dst.text(asked.dst, statuses.dst)
+        if src:
+            parts.append(b'"src":' + src)
+        if dst:
+            parts.append(b'"dst":' + dst)
+        return b"{" + b",".join(parts) + b"}"
+
+
+class _People:
+    """What is read of the interlocutors on one side, and how it is written for each."""
+
+    __slots__ = ("_kept", "_nobody", "_wanted")
+
+    def __init__(self, members: frozenset[str] | None) -> None:
+        self._wanted = tuple(name for name in RECORD if members is None or name in members)
+        self._nobody = b"null" if members is None else b""
+        self._kept: dict[bytes, tuple[IlkRecord, str, bytes]] = {}
+
+    def text(self, record: IlkRecord | None, status: str) -> bytes:
+        if record is None or not self._wanted:
+            return self._nobody
+        kept = self._kept.get(record.ilk)
+        if kept is not None and kept[1] == status and (kept[0] is record or kept[0] == record):
+            return kept[2]
+        text = orjson.dumps({name: RECORD[name](record, status) for name in self._wanted})
+        if len(self._kept) >= PIECES_MAX:
+            self._kept.clear()
+        self._kept[record.ilk] = (record, status, text)
+        return text
 
 
 def _members(part: str, read: Iterable[str]) -> frozenset[str] | None:
@@ -92,14 +128,6 @@ def _members(part: str, read: Iterable[str]) -> frozenset[str] | None:
     if any(path[0] in ("", part) and len(path) == 1 for path in paths):
         return None
     return frozenset(path[1] for path in paths if path[0] == part)
-
-
-def _lean(record: IlkRecord | None, status: str, wanted: frozenset[str] | None) -> dict[str, Any] | None:
-    if record is None:
-        return None
-    if wanted is None:
-        return record_document(record, status)
-    return {name: RECORD[name](record, status) for name in wanted if name in RECORD}
 
 
 def _routing(asked: Asked, source: bool) -> dict[str, Any]:
@@ -133,3 +161,74 @@ def _destination(selector: Selector) -> str | None:
     if kind == DstKind.BROADCAST:
         return "broadcast"
     return selector.destination.decode() if kind == DstKind.NAME else uuid_text(selector.destination)
+
+
+# -- pieces of text ------------------------------------------------------------------------------------------------
+
+Piece = Callable[[Asked], bytes]
+"""One member as `"name":value`, or nothing where the fact is absent. Each says what `_meta` or `_routing` says."""
+
+_CLASS_PIECES: Final = {member: b'"type":' + orjson.dumps(name) for member, name in _CLASSES.items()}
+_ACTION_PIECES: Final = (b"", *(b'"action_class":' + orjson.dumps(name) for name in _ACTION_CLASSES[1:]))
+_SCOPE_PIECES: Final = (b"", *(b'"scope":' + orjson.dumps(name) for name in _SCOPES[1:]))
+
+
+def _type_piece(asked: Asked) -> bytes:
+    s = asked.selector
+    return b'"type":' + orjson.dumps(s.type) if s.type else _CLASS_PIECES[s.message_class]
+
+
+def _action_piece(asked: Asked) -> bytes:
+    action = asked.selector.action
+    return b'"action":' + orjson.dumps(action) if action else b""
+
+
+def _verb_piece(asked: Asked) -> bytes:
+    verb = asked.selector.verb
+    return b'"msg":' + orjson.dumps(verb) if verb else b""
+
+
+def _target_piece(asked: Asked) -> bytes:
+    target = asked.selector.target
+    return b'"target":' + orjson.dumps(target) if target else b""
+
+
+def _context_piece(asked: Asked) -> bytes:
+    context = asked.selector.context  # a canonical JSON object: nothing else passes for a frame
+    return b'"context":' + context if context else b""
+
+
+def _src_ilk_piece(asked: Asked) -> bytes:
+    ilk, record = asked.selector.src_ilk, asked.src
+    return b"" if ilk is None else _ilk_piece(b'"src_ilk":"ilk:', ilk if record is None else record.ilk)
+
+
+def _dst_ilk_piece(asked: Asked) -> bytes:
+    ilk, record = asked.selector.dst_ilk, asked.dst
+    return b"" if ilk is None else _ilk_piece(b'"dst_ilk":"ilk:', ilk if record is None else record.ilk)
+
+
+@lru_cache(PIECES_MAX)
+def _ilk_piece(head: bytes, ilk: bytes) -> bytes:
+    return b'%b%b"' % (head, uuid_text(ilk).encode())
+
+
+def _dst_piece(asked: Asked) -> bytes:
+    return b'"dst":' + orjson.dumps(_destination(asked.selector))
+
+
+_META: Final[dict[str, Piece]] = {
+    "type": _type_piece, "action": _action_piece, "msg": _verb_piece, "target": _target_piece,
+    "context": _context_piece, "src_ilk": _src_ilk_piece, "dst_ilk": _dst_ilk_piece,
+    "action_class": lambda asked: _ACTION_PIECES[asked.selector.action_class],
+    "scope": lambda asked: _SCOPE_PIECES[asked.selector.scope],
+}  # fmt: skip
+_ROUTING: Final[dict[str, Piece]] = {
+    "dst": _dst_piece,
+    "src": lambda asked: b'"src":"%b"' % uuid_text(asked.source).encode(),
+    "src_l2_name": lambda asked: b'"src_l2_name":' + orjson.dumps(asked.name),
+}
+
+
+def _pieces(of: dict[str, Piece], members: frozenset[str] | None) -> tuple[Piece, ...]:
+    return tuple(piece for name, piece in of.items() if members is None or name in members)

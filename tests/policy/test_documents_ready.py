@@ -69,7 +69,10 @@ class Hive:
                 for tag in tags:
                     lists.setdefault(tag, [[], [], []])[level].append((record.handler, ilk))
         return {
-            tag: {name: [node for node, _ in sorted(found)[: ready.HEAD_MAX]] for name, found in zip(LEVELS, levels)}
+            tag: {
+                name: [node for node, _ in sorted(found)[: ready.HEAD_MAX]]
+                for name, found in zip(LEVELS, levels, strict=True)
+            }
             for tag, levels in lists.items()
         }
 
