@@ -37,7 +37,7 @@ _NAMES: Final = {
         json.patch object.subset print trace
     """,
     "regexes": """
-        regex.find_n regex.globs_match regex.replace regex.split regex.template_match
+        regex.find_n regex.replace regex.split regex.template_match
     """,
     "strings": """
         glob.quote_meta indexof_n sprintf strings.any_prefix_match strings.any_suffix_match strings.count

@@ -62,11 +62,6 @@ def negated(ranges: Ranges) -> Ranges:
     return tuple(found)
 
 
-def common(one: Ranges, other: Ranges) -> bool:
-    """Is there a character in both?"""
-    return any(low <= high2 and low2 <= high for low, high in one for low2, high2 in other)
-
-
 def folded(ranges: Ranges) -> Ranges:
     """With every character's other cases. Ranges beyond 0x1000 characters are taken as they are outside ASCII."""
     found = list(ranges)

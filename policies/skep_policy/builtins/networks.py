@@ -30,7 +30,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 def network(text: Value) -> Network:
     """A block, such as 10.0.0.0/8, whatever its host bits say."""
     address, slash, length = a_string(text).partition("/")
-    if not slash or not re.fullmatch(r"0|[1-9][0-9]{0,2}", length) or "%" in address:
+    if not slash or not re.fullmatch(r"[0-9]{1,3}", length) or "%" in address:
         raise UndefinedError("no address block")
     try:
         return ipaddress.ip_network(text, strict=False)

@@ -157,7 +157,8 @@ def _time_fields(uuid: UUID) -> dict[str, Any]:
     first = uuid.bytes[10]
     where = "local" if first & 2 else "global"
     return {
-        "time": uuid.time * 100 - _GREGORIAN_NS,
+        "time": ((uuid.time * 100 - _GREGORIAN_NS) + (1 << 63)) % (1 << 64)
+        - (1 << 63),  # as Go's int64 wraps
         "nodeid": "-".join(f"{byte:02x}" for byte in uuid.bytes[10:]),
         "macvariables": f"{where}:{'multicast' if first & 1 else 'unicast'}",
         "clocksequence": uuid.clock_seq,

@@ -22,7 +22,7 @@ from skep_policy.builtins.values import (
     set_of,
 )
 
-STEPS_MAX: Final = 20_000
+STEPS_MAX: Final = 5_000
 """Comparisons, operations, edges: what one call may take of them."""
 
 NUMBER, STRING, ARRAY, OBJECT, SET = 2, 3, 4, 5, 6
@@ -125,10 +125,11 @@ def _found(pairs: list[tuple[Value, Value]], key: Value) -> list[tuple[Value, Va
     return found
 
 
-def _index(key: Value, last: int) -> int:
+def _index(key: Value, last: int, end: int | None = None) -> int:
+    """A place in an array; `end` is where `-` points to, if it may."""
     if isinstance(key, str):
-        if key == "-":
-            return last
+        if key == "-" and end is not None:
+            return end
         if not key.isascii() or not key.isdigit() or (len(key) > 1 and key[0] == "0"):
             raise UndefinedError("no index")
         key = int(key)
@@ -157,7 +158,7 @@ def _added(document: Value, path: list[Value], value: Value) -> Value:
         if kind == OBJECT:
             return object_of([(k, v) for k, v in items(parent) if not equal(k, key)] + [(key, value)])
         if kind == ARRAY:
-            at = _index(key, len(parent))
+            at = _index(key, len(parent), len(parent))
             return [*parent[:at], value, *parent[at:]]
         if kind == SET and equal(key, value):
             return set_of([*parent, value])
@@ -191,7 +192,15 @@ def reachable_paths(graph: Value, initial: Value) -> Set:
     if rank(graph) != OBJECT or isinstance(graph, Pairs):
         raise UndefinedError("a graph is an object whose keys are strings")
     paths: list[list[Value]] = []
-    waiting = [[node] for node in a_collection(initial) if isinstance(node, str) and node in edges]
+    waiting: list[list[Value]] = []
+    for node in a_collection(initial):
+        if isinstance(node, str) and node in edges:
+            following = _vertices(edges[node])
+            there = [other for other in following if isinstance(other, str) and other in edges]
+            waiting += [
+                [node, other] for other in there
+            ]  # a node's edge to itself counts here, as it does in OPA
+            paths += [[node]] * (len(there) < len(following) or not following)
     while waiting:
         if len(paths) + len(waiting) > STEPS_MAX:
             raise LimitError("the graph has too many paths")
@@ -200,8 +209,7 @@ def reachable_paths(graph: Value, initial: Value) -> Set:
         if not following:
             paths.append(path)
         for node in following:
-            known = isinstance(node, str) and node in edges
-            if known and node not in path:
+            if isinstance(node, str) and node in edges and node not in path:
                 waiting.append([*path, node])
             else:
                 paths.append(path)

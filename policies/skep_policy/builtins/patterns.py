@@ -58,10 +58,11 @@ def compiled(pattern: str) -> Program:
     """Raises UndefinedError for what RE2 would not take, LimitError for what is too large."""
     if len(pattern) > PATTERN_BYTES_MAX:
         raise LimitError(f"a pattern of more than {PATTERN_BYTES_MAX} characters")
-    parser = _Parser(pattern)
-    tree = parser.whole()
-    emitter = _Emitter()
-    emitter.emit(("group", 0, tree))
+    parser, emitter = _Parser(pattern), _Emitter()
+    try:
+        emitter.emit(("group", 0, parser.whole()))
+    except RecursionError:
+        raise LimitError("a pattern is nested too deeply") from None
     emitter.add(MATCH)
     return Program(emitter.code, parser.groups, parser.names)
 

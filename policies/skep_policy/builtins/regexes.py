@@ -1,4 +1,4 @@
-"""What OPA's WASM leaves to the host of regular expressions: find, replace, split, templates, intersection of globs.
+"""What OPA's WASM leaves to the host of regular expressions: find, replace, split, templates.
 
 (Matching and capturing are in WASM itself, by RE2.) `patterns` compiles; here programs run, and Go's rules for many
 matches, empty ones among them, are kept.
@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from skep_policy.builtins.charsets import LAST, Ranges, common, joined
 from skep_policy.builtins.patterns import ASSERT, JUMP, MATCH, SAVE, SET, SPLIT, Program, compiled
 from skep_policy.builtins.values import LimitError, UndefinedError, Value, a_string, an_integer
 from skep_policy.limits import BUILTIN_BYTES_MAX, SUBJECT_BYTES_MAX
@@ -131,11 +130,12 @@ def find_n(pattern: Value, text: Value, number: Value) -> list[str]:
 
 def split(pattern: Value, text: Value) -> list[str]:
     """What stands between matches, as Go splits."""
-    if a_string(pattern) and not a_string(text):
+    program = compiled(a_string(pattern))
+    if pattern and not a_string(text):
         return [""]
     parts: list[str] = []
     begin = end = 0
-    for found in _Run(compiled(pattern), a_string(text)).matches():
+    for found in _Run(program, a_string(text)).matches():
         end = found[0]
         if found[1]:
             parts.append(text[begin:end])
@@ -204,82 +204,8 @@ def quoted(text: str) -> str:
     return re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", text)
 
 
-# -- globs ---------------------------------------------------------------------------------------------------------
-
-Token = tuple[Ranges, bool, bool]  # characters, may be absent, may repeat
-
-
-def globs_match(one: Value, other: Value) -> bool:
-    """Is there a text that both match? Letters, `.`, `[a-z]`, each with `*` or `+` if wanted."""
-    left, right = _tokens(a_string(one)), _tokens(a_string(other))
-    if len(left) * len(right) > STEPS_MAX:
-        raise LimitError("the globs are too long")
-    seen, waiting = set(), [(0, 0)]
-    while waiting:
-        i, j = waiting.pop()
-        if (i, j) in seen:
-            continue
-        seen.add((i, j))
-        if i == len(left) and j == len(right):
-            return True
-        if i < len(left) and left[i][1]:
-            waiting.append((i + 1, j))
-        if j < len(right) and right[j][1]:
-            waiting.append((i, j + 1))
-        if i < len(left) and j < len(right) and common(left[i][0], right[j][0]):
-            waiting += [(a, b) for a in _after(left, i) for b in _after(right, j)]
-    return False
-
-
-def _after(tokens: list[Token], at: int) -> tuple[int, ...]:
-    """Where one can be when token `at` has taken a character: behind it, or before it again."""
-    return (at + 1, at) if tokens[at][2] else (at + 1,)
-
-
-def _tokens(text: str) -> list[Token]:
-    if len(text) > SUBJECT_BYTES_MAX:
-        raise LimitError("a glob is too long")
-    tokens: list[Token] = []
-    at = 0
-    while at < len(text):
-        ranges, at = _token(text, at)
-        if text[at : at + 1] == "*":
-            tokens.append((ranges, True, True))
-            at += 1
-        elif text[at : at + 1] == "+":
-            tokens += [(ranges, False, False), (ranges, True, True)]
-            at += 1
-        else:
-            tokens.append((ranges, False, False))
-    return tokens
-
-
-def _token(text: str, at: int) -> tuple[Ranges, int]:
-    c = text[at]
-    if c == "\\" and at + 1 < len(text):
-        return ((ord(text[at + 1]), ord(text[at + 1])),), at + 2
-    if c == ".":
-        return ((0, LAST),), at + 1
-    if c in "*+]" or c == "\\":
-        raise UndefinedError("no glob")
-    if c != "[":
-        return ((ord(c), ord(c)),), at + 1
-    end = text.find("]", at)
-    inner = text[at + 1 : end]
-    if end < 0 or not inner:
-        raise UndefinedError("no glob")
-    ranges = [
-        (ord(found[1]), ord(found[2] or found[1]))
-        for found in re.finditer(r"\\?(.)(?:-\\?(.))?", inner, re.DOTALL)
-    ]
-    if any(low > high for low, high in ranges):
-        raise UndefinedError("no glob")
-    return joined(ranges), end + 1
-
-
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "regex.find_n": find_n,
-    "regex.globs_match": globs_match,
     "regex.replace": replace,
     "regex.split": split,
     "regex.template_match": template_match,

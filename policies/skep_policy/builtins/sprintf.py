@@ -6,6 +6,7 @@ no error: Go writes `%!d(string=abc)`, and so does this.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Any, Final
@@ -188,7 +189,9 @@ def printed(value: Any, verb: str, flags: str, width: int | None, precision: int
         text = _float(value, verb, flags, width, precision)
     else:
         text = _integer(value, verb, flags, width, precision)
-    return text if text is not None else f"%!{verb}({_go_type(value)}={_plain(value)})"
+    if text is not None:
+        return text
+    return f"%!{verb}({_go_type(value)}={printed(value, 'v', flags, width, precision)})"
 
 
 def _padded(text: str, flags: str, width: int | None, zeros: bool = False) -> str:
@@ -215,7 +218,9 @@ def _string(text: str, verb: str, flags: str, width: int | None, precision: int 
         text = text.upper() if verb == "X" else text
     else:
         return None
-    return _padded(text, flags, width, zeros=True)
+    if "0" in flags and "-" not in flags:
+        return text.rjust(width or 0, "0")
+    return _padded(text, flags, width)
 
 
 def _integer(value: int, verb: str, flags: str, width: int | None, precision: int | None) -> str | None:
@@ -264,6 +269,13 @@ def _float(value: float, verb: str, flags: str, width: int | None, precision: in
         text = format(value, f".{6 if precision is None else precision}{verb}")
     elif verb in ("g", "G", "v"):
         text = _general(value, verb, precision)
+    elif verb == "b":
+        mantissa, power = math.frexp(value)
+        text = f"{int(mantissa * (1 << 53))}p{power - 53:+d}" if value else "0p-1074"
+    elif verb in ("x", "X") and precision is None:
+        head, _, power_text = re.sub(r"\.?0*p", "p", value.hex()).partition("p")
+        text = f"{head}p{power_text[0]}{power_text[1:].rjust(2, '0')}"
+        text = text.upper() if verb == "X" else text
     else:
         return None
     if "+" in flags and not text.startswith("-"):

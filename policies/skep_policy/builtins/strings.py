@@ -52,7 +52,7 @@ def _split(text: str, delimiter: str) -> list[str]:
 
 def quote_meta(pattern: Value) -> str:
     """A glob that matches this text alone."""
-    return "".join("\\" + c if c in "\\*?[]{}," else c for c in a_string(pattern))
+    return "".join("\\" + c if c in "\\*?[]{}" else c for c in a_string(pattern))
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -27,7 +27,7 @@ from skep_policy.builtins.values import (
     a_string,
     an_object,
     equal,
-    read,
+    read_json,
 )
 
 ALGORITHMS: Final = (
@@ -69,7 +69,7 @@ def _token(text: Value) -> Token:
     parts = a_string(text).split(".")
     if len(parts) != 3:
         raise UndefinedError("a token has three parts")
-    header = an_object(read(base64url_bytes(parts[0])))
+    header = an_object(read_json(base64url_bytes(parts[0])))
     if "enc" in header:
         raise UndefinedError("encrypted tokens are not supported")
     return Token(parts[0], parts[1], parts[2], header)
@@ -81,7 +81,7 @@ def decode(text: Value) -> list[Value]:
         token = _token(text)
         raw = base64url_bytes(token.payload)
         if token.said.get("cty") != "JWT":
-            return [token.said, an_object(read(raw)), base64url_bytes(token.signature).hex()]
+            return [token.said, an_object(read_json(raw)), base64url_bytes(token.signature).hex()]
         text = text_of(raw).strip("\"'")
     raise LimitError("too many tokens inside one another")
 
@@ -90,7 +90,7 @@ def decode(text: Value) -> list[Value]:
 def _keys(text: str) -> tuple[Key, ...]:
     if text.lstrip().startswith("-----BEGIN"):
         return (Key(_pem(text)),)
-    found = an_object(read(text.encode()))
+    found = an_object(read_json(text.encode()))
     many = found.get("keys", [found])
     if len(many) > KEYS_MAX:
         raise LimitError(f"more than {KEYS_MAX} keys")
@@ -233,7 +233,7 @@ def _unwrapped(text: Value, keys: tuple[Key, ...], algorithm: str) -> tuple[Valu
             return None
         raw = base64url_bytes(token.payload)
         if a_string(token.said.get("cty", "")).upper() != "JWT":
-            return token.said, an_object(read(raw))
+            return token.said, an_object(read_json(raw))
         text = text_of(raw)
     raise LimitError("too many tokens inside one another")
 

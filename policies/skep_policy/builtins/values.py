@@ -74,10 +74,20 @@ def read(text: bytes) -> Value:
         pass
     try:
         return json.loads(text, parse_float=Real)
-    except json.JSONDecodeError:
+    except (RecursionError, ValueError):
+        pass
+    try:
         return _Reader(text.decode()).whole()
     except (RecursionError, ValueError) as error:
         raise LimitError(f"a value cannot be read: {error}") from None
+
+
+def read_json(text: bytes) -> Value:
+    """JSON that comes from a message. UndefinedError for what is none."""
+    try:
+        return json.loads(text, parse_float=Real)
+    except (ValueError, RecursionError) as error:
+        raise UndefinedError(f"no JSON: {error}") from None
 
 
 def write(value: Value) -> bytes:
@@ -100,7 +110,10 @@ class _Reader:
         self._depth = 0
 
     def whole(self) -> Value:
-        return self._value(self._next())
+        value = self._value(self._next())
+        if self._text[self._at :].strip():
+            raise LimitError("a value cannot be read: it goes on")
+        return value
 
     def _next(self) -> re.Match[str]:
         found = _TOKEN.match(self._text, self._at)
@@ -143,6 +156,8 @@ class _Reader:
         while token[4] != "}":
             key = self._value(token)
             token = self._next()
+            if token[4] not in (":", ",", "}"):
+                raise LimitError("a value cannot be read: a comma is missing")
             if token[4] == ":":
                 pairs.append((key, self._value(self._next())))
                 token = self._next()
