@@ -226,10 +226,11 @@ def data_of(hive: Hive, decision_id: str) -> dict[str, Any]:
     raise AssertionError(f"{decision_id} is not in the log")
 
 
-def test_the_log_makes_the_same_data_as_a_router(hive: Hive, regions: Regions) -> None:
-    data = HiveData(hive.root, "test")
+@pytest.mark.parametrize("seals", ["off", "require"])
+def test_the_log_makes_the_same_data_as_a_router(hive: Hive, regions: Regions, seals: str) -> None:
+    data = HiveData(hive.root, "test", seals)
     data.look()
-    documents = Documents({"frontdesk": "SY.frontdesk.gov@test", "identity": True})
+    documents = Documents({"frontdesk": "SY.frontdesk.gov@test", "identity": True, "seals": seals})
     documents.set_tenant(TenantRecord(TENANT, TenantStatus.ACTIVE))
     documents.set(agent(1, capabilities=("billing",)))
     assert orjson.loads(data.documents.whole()) == orjson.loads(documents.whole())

@@ -18,6 +18,7 @@ from skep.protocol.header import DstKind, MessageClass, Selector, unpack_key
 from skep_nodes.cli.explain_decision import Explained, How, explained
 from skep_nodes.cli.explain_log import decision_like
 from skep_nodes.cli.explain_rules import Rules, rules_of
+from skep_nodes.cli.hive_file import load
 from skep_nodes.sy.decisions_data import HiveData
 from skep_nodes.sy.spool import read_records, spool_files
 from skep_nodes.sy.tap import Turn, spool_folder, turns_of
@@ -46,7 +47,7 @@ def turns_of_trace(hive: Hive, trace: str) -> list[Turn]:
 def explain_turns(hive: Hive, turns: list[Turn]) -> list[Explained]:
     """What was decided, or would be now, about these turns; equal questions once."""
     found: dict[bytes, Explained | None] = {}
-    data = HiveData(hive.root, hive.hive_id)
+    data = HiveData(hive.root, hive.hive_id, load(hive.root).settings.seals)
     data.look()
     try:
         for turn in turns:

@@ -92,9 +92,10 @@ def _module(name: str, module: str, trace: bool) -> list[str]:
 
 def _options(hive: Hive, settings: HiveFile, name: str) -> list[str]:
     """What a system node is told besides its hive."""
-    if name != "SY.decisions" or not settings.decisions:
+    if name != "SY.decisions":
         return []
-    return ["--config", str(_written(hive, name, settings.decisions))]
+    config = ["--config", str(_written(hive, name, settings.decisions))] if settings.decisions else []
+    return ["--seals", settings.seals, *config]
 
 
 def _application(hive: Hive, entry: NodeEntry, trace: bool) -> Child:

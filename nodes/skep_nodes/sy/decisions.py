@@ -47,9 +47,9 @@ def log_folder(hive: Hive) -> Path:
 class DecisionKeeper:
     """Data, policy and files, joined; everything but the node."""
 
-    def __init__(self, hive: Hive, settings: Settings, disk: Disk | None = None) -> None:
+    def __init__(self, hive: Hive, settings: Settings, seals: str = "off", disk: Disk | None = None) -> None:
         self.masks = settings.masks
-        self.data = HiveData(hive.root, hive.hive_id)
+        self.data = HiveData(hive.root, hive.hive_id, seals)
         self.policy = PolicyInForce(hive.root, hive.hive_id)
         self.log = DecisionLog(log_folder(hive), self._head, settings.bounds, disk)
         self.invalid_count = 0
@@ -102,8 +102,8 @@ class DecisionKeeper:
 class Decisions:
     """The node."""
 
-    def __init__(self, hive: Hive, settings: Settings) -> None:
-        self.keeper = DecisionKeeper(hive, settings)
+    def __init__(self, hive: Hive, settings: Settings, seals: str = "off") -> None:
+        self.keeper = DecisionKeeper(hive, settings, seals)
         self.find_sender: FindSender = partial(sender_of, hive.root)
         self.node = Node(NAME, hive=hive.root, persistent=True, concurrency=1)
         self._task: asyncio.Task[None] | None = None
@@ -172,10 +172,11 @@ def main() -> int:
     parser.add_argument(
         "--config", type=Path, default=None, help="a JSON file: masks, file_mib, file_hours, total_mib"
     )
+    parser.add_argument("--seals", choices=("off", "warn", "require"), default="off", help="as the routers are told")
     arguments = parser.parse_args()
     hive = find_hive(arguments.hive)
     try:
-        node = Decisions(hive, read_settings(arguments.config))
+        node = Decisions(hive, read_settings(arguments.config), arguments.seals)
     except (OSError, PolicyError) as error:
         say(NAME, f"cannot start: {error}")
         return 1

@@ -89,8 +89,9 @@ class Followed(Generic[R]):
 class HiveData:
     """What a policy of this hive knows."""
 
-    def __init__(self, root: Path, hive: str) -> None:
-        self.documents = Documents({"frontdesk": f"{FRONTDESK}@{hive}", "identity": False})
+    def __init__(self, root: Path, hive: str, seals: str = "off") -> None:
+        """`seals` as the hive's routers are told: who is ready to answer depends on it."""
+        self.documents = Documents({"frontdesk": f"{FRONTDESK}@{hive}", "identity": False, "seals": seals})
         self._ilks: Followed[IlkRecord] = Followed(lambda: IlksReader.attach(root), _matters)
         self._tenants: Followed[TenantRecord] = Followed(lambda: TenantsReader.attach(root), lambda _: True)
 
