@@ -14,6 +14,7 @@ from identity.parts import CHANNEL, HIVE, channel_of
 from identity.parts import office as make_office
 from skep_nodes.identity import audit, ids
 from skep_nodes.identity.publisher import Regions, read_key
+from skep_nodes.identity.store import scan
 from skep_nodes.identity.tables import AUDIT, CHANNELS, ILKS
 from skep_shm import ChannelsReader, IlksReader, channel_key
 from support.hives import environment
@@ -62,10 +63,10 @@ async def check(folder: Path, ledger: Ledger, url: str = "", regions: bool = Tru
     """Everything acknowledged is there, once, in database and regions, and the chain is whole."""
     async with make_office(store_of(folder, url), folder) as office:
         store = office.service.store
-        entries = [entry async for found in store.scan(AUDIT) for _, entry in found.rows]
+        entries = [entry async for found in scan(store, AUDIT) for _, entry in found.rows]
         assert audit.broken_at(entries) == 0
-        rows = [row async for found in store.scan(CHANNELS) for _, row in found.rows]
-        known = {row.ilk async for found in store.scan(ILKS) for _, row in found.rows}
+        rows = [row async for found in scan(store, CHANNELS) for _, row in found.rows]
+        known = {row.ilk async for found in scan(store, ILKS) for _, row in found.rows}
         by_address = {row.address: ids.ilk_text(row.ilk) for row in rows}
         assert len(by_address) == len(rows)
         assert {row.ilk for row in rows} == known, (

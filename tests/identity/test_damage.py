@@ -16,7 +16,7 @@ from skep_nodes.identity import tables
 from skep_nodes.identity.audit import HeadFile
 from skep_nodes.identity.postgres import PostgresStore
 from skep_nodes.identity.sqlite import SqliteStore
-from skep_nodes.identity.store import Store, StoreBroken, StoreError
+from skep_nodes.identity.store import Store, StoreBroken, StoreError, scan
 from skep_nodes.identity.tables import ALL, CHANNELS
 
 FLIPS = 500
@@ -34,7 +34,7 @@ async def rows_of(store: Store) -> tuple[set[tuple[str, str]], int]:
     """Every row that is served, and how many are not."""
     rows, damaged = set(), 0
     for table in ALL:
-        async for found in store.scan(table):
+        async for found in scan(store, table):
             rows |= {(each.name, repr(record)) for each, record in found.rows}
             damaged += len(found.damaged)
     return rows, damaged
@@ -160,5 +160,5 @@ async def test_the_databases_refuse_to_rewrite_history(
                     store._db.execute(text)
                 else:
                     await store._connection.execute(text)  # type: ignore[attr-defined]
-        rows = [row async for found in store.scan(CHANNELS) for row in found.rows]
+        rows = [row async for found in scan(store, CHANNELS) for row in found.rows]
         assert len(rows) == 40

@@ -10,6 +10,7 @@ from identity.parts import DESK, START_MS, Office, agent, human, new_ich, new_il
 from skep_nodes.identity import audit, ids
 from skep_nodes.identity.expiry import Expire
 from skep_nodes.identity.records import Entry
+from skep_nodes.identity.store import scan
 from skep_nodes.identity.tables import AUDIT, ILKS
 
 WHY = {"change_reason": "the same person"}
@@ -177,7 +178,7 @@ async def test_the_audit_chain_tells_of_every_alteration(office: Office) -> None
     await merged(office, ana, bob)
     await split(office, bob)
     entries: list[Entry] = []
-    async for found in office.service.store.scan(AUDIT):
+    async for found in scan(office.service.store, AUDIT):
         entries += [record for _, record in found.rows]
     assert audit.broken_at(entries) == 0
     for at in range(len(entries)):

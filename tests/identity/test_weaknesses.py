@@ -26,7 +26,7 @@ from skep import Hive
 from skep_nodes.identity import ids
 from skep_nodes.identity.callers import Caller
 from skep_nodes.identity.first_start import first_start
-from skep_nodes.identity.store import Store
+from skep_nodes.identity.store import Store, scan
 from skep_nodes.identity.tables import CHANNELS, TENANTS
 from skep_nodes.sy.standing import Standing
 from skep_shm import Grant, IlkMode, TenantStatus
@@ -232,7 +232,7 @@ async def test_no_second_row_after_a_tenant_change(make_store: Callable[[], Stor
         ilk = await office.provision(one, "+1")
         await office.ok("ILK_REGISTER", human(ilk, two))
     async with make_office(make_store(), tmp_path) as office:
-        rows = [row async for found in office.service.store.scan(CHANNELS) for _, row in found.rows]
+        rows = [row async for found in scan(office.service.store, CHANNELS) for _, row in found.rows]
         assert [(row.ilk, row.tenant) for row in rows] == [
             (ids.parse(ids.ILK, ilk), ids.parse(ids.TENANT, two))
         ]

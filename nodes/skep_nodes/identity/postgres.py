@@ -233,13 +233,11 @@ class PostgresStore:
         where, values = (f" WHERE {table.key} > $2", (limit, after)) if after is not None else ("", (limit,))
         return await self._rows(f"{_listed(table)}{where} ORDER BY {table.key} LIMIT $1", *values)
 
-    async def scan(self, table: Table, size: int = 5000) -> AsyncIterator[Fetched]:
-        """See `Store.scan`."""
+    async def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[list[Any]]:
+        """See `Store.scan_rows`."""
         after: Any = None
         while rows := await self._page_rows(table, after, size):
-            found = Fetched()
-            found.take(table, rows)
-            yield found
+            yield rows
             after = rows[-1][0]
 
     async def due(self, now_ms: int, limit: int) -> list[bytes]:

@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from skep_nodes.identity import limits
 from skep_nodes.identity.records import Channel, Ilk, Tenant
-from skep_nodes.identity.store import Fetched, Store
-from skep_nodes.identity.tables import CHANNELS, ILKS, TENANTS, Table
+from skep_nodes.identity.store import Store
+from skep_nodes.identity.tables import CHANNELS, ILKS, TENANTS, Damaged, Table, words
 from skep_nodes.identity.view import Change
 from skep_shm import (
     ChannelRecord,
@@ -91,6 +91,18 @@ def ilk_record(ilk: Ilk) -> IlkRecord | None:
     )  # fmt: skip
 
 
+def ilk_of_row(row: Sequence[Any]) -> IlkRecord | None:
+    """The same from a row of its table, whose columns stand in `tables.ILKS`."""
+    (ilk, kind, subtype, registration, tenant, _, node_name, _, roles, capabilities, _, canonical, alias_until, seal,
+     seal_until, degrees, _, _, _, deleted_at, _) = row  # fmt: skip
+    if deleted_at:
+        return None
+    return IlkRecord(
+        ilk, _KINDS[kind], _SUBTYPES[subtype], _REGISTRATIONS[registration], _SEALS[seal], tenant, canonical,
+        alias_until, seal_until, node_name, words(roles), words(capabilities), words(degrees),
+    )  # fmt: skip
+
+
 def tenant_record(tenant: Tenant) -> TenantRecord:
     return TenantRecord(tenant.tenant, _STATUSES[tenant.status])
 
@@ -122,10 +134,39 @@ class Regions:
         self._at("fill.tenants")
         self.tenants.fill(map(tenant_record, tenants))
         self._at("fill.ilks")
-        await _filled(self.ilks.fill, store, ILKS, ilk_record)
+        await self._filled(self.ilks.fill, store, ILKS, ilk_of_row)
         self._at("fill.channels")
-        await _filled(self.channels.fill, store, CHANNELS, self._channel)
+        await self._filled(self.channels.fill, store, CHANNELS, self._channel_of_row)
         self._at("fill.done")
+
+    async def _filled(
+        self,
+        fill: Callable[[Iterator[Any]], object],
+        store: Store,
+        table: Table,
+        make: Callable[[Sequence[Any]], Any],
+    ) -> None:
+        """Fill a region from a table. The region takes an iterator and the store gives pieces when it is awaited, so
+        the region is written on another thread, which asks this one for the next piece: no table is in memory whole.
+        Rows become what is shown without becoming records first: a million of them are a minute's work as it is."""
+        loop, pieces = asyncio.get_running_loop(), store.scan_rows(table)
+
+        async def following() -> Sequence[Any] | None:
+            return await anext(pieces, None)
+
+        def shown() -> Iterator[Any]:
+            while (rows := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+                for row in rows:
+                    if not table.sound(row):
+                        self._warn(f"WARNING {Damaged(table.name, row[0])}; it is not shown")
+                    elif (record := make(row)) is not None:
+                        yield record
+
+        await asyncio.to_thread(fill, shown())
+
+    def _channel_of_row(self, row: Sequence[Any]) -> ChannelRecord:
+        _, ilk, tenant, kind, address, *_ = row
+        return ChannelRecord(channel_key(self._key, kind, address, tenant), ilk, tenant, kind)
 
     def _channel(self, channel: Channel) -> ChannelRecord:
         key = channel_key(self._key, channel.kind, channel.address, channel.tenant)
@@ -193,20 +234,3 @@ class Regions:
         """End the regions."""
         for writer in self._writers():
             writer.close()
-
-
-async def _filled(
-    fill: Callable[[Iterator[Any]], object], store: Store, table: Table, make: Callable[[Any], Any]
-) -> None:
-    """Fill a region from a table. The region takes an iterator and the store gives pieces when it is awaited, so the
-    region is written on another thread, which asks this one for the next piece: no table is ever in memory whole."""
-    loop, pieces = asyncio.get_running_loop(), store.scan(table)
-
-    async def following() -> Fetched | None:
-        return await anext(pieces, None)
-
-    def records() -> Iterator[Any]:
-        while (piece := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
-            yield from filter(None, (make(record) for _, record in piece.rows))
-
-    await asyncio.to_thread(fill, records())

@@ -23,7 +23,7 @@ from skep_nodes.identity.counting import Counts
 from skep_nodes.identity.ids import NONE, ilk_text, new_id
 from skep_nodes.identity.records import Entry
 from skep_nodes.identity.refusal import Code, Refusal
-from skep_nodes.identity.store import Conflict, Store, StoreBroken, StoreError, StoreUnready
+from skep_nodes.identity.store import Conflict, Store, StoreBroken, StoreError, StoreUnready, scan
 from skep_nodes.identity.tables import AUDIT, RESIDENT, Damaged
 from skep_nodes.identity.view import Change, Shelf, View
 
@@ -87,7 +87,7 @@ class Service:
     async def _open(self) -> None:
         await self.store.open()
         for table in RESIDENT:
-            async for found in self.store.scan(table):
+            async for found in scan(self.store, table):
                 self._note_damage(found.damaged)
                 for _, record in found.rows:
                     self._resident[table.name].put(record)

@@ -81,7 +81,6 @@ class SqliteStore:
         self._connection = sqlite3.connect(
             self.path, isolation_level=None, cached_statements=256, timeout=2.0, check_same_thread=False
         )
-        self._connection.text_factory = _TEXT
         for setting in _SETTINGS:
             self._connection.execute(setting)
 
@@ -142,10 +141,20 @@ class SqliteStore:
                 if column == AFTER:
                     found.extend(await self.page(table, *value))
                 else:
-                    found.take(table, self._db.execute(self._select(table, column), (value,)))
+                    found.take(table, self._rows(self._select(table, column), (value,)))
         except _ERRORS as error:
             raise self._error(error) from error
         return found
+
+    def _rows(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query. Text that is none is read as well as it goes: its row check tells of it."""
+        try:
+            return self._db.execute(text, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "decode to UTF-8" not in str(error) or self._db.text_factory is _TEXT:
+                raise
+        self._db.text_factory = _TEXT  # slower, and from now on for every row: there is damage
+        return self._db.execute(text, values).fetchall()
 
     def _select(self, table: Table, column: str) -> str:
         text = self._texts.get((table.name, column))
@@ -173,21 +182,16 @@ class SqliteStore:
         where = f" WHERE {table.key} > ?" if after is not None else ""
         text = f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {table.key} LIMIT ?"  # noqa: S608
         try:
-            return self._db.execute(text, (limit,) if after is None else (after, limit)).fetchall()
+            return self._rows(text, (limit,) if after is None else (after, limit))
         except _ERRORS as error:
             raise self._error(error) from error
 
-    async def scan(self, table: Table, size: int = 5000) -> AsyncIterator[Fetched]:
-        """See `Store.scan`: one cursor, so nothing may be written meanwhile."""
-        text = f"SELECT {', '.join(table.all_columns)} FROM {table.name} ORDER BY {table.key}"  # noqa: S608 our names
-        try:
-            cursor = self._db.execute(text)
-            while rows := cursor.fetchmany(size):
-                found = Fetched()
-                found.take(table, rows)
-                yield found
-        except _ERRORS as error:
-            raise self._error(error) from error
+    async def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[list[Any]]:
+        """See `Store.scan_rows`."""
+        after: Any = None
+        while rows := self._page_rows(table, after, size):
+            yield rows
+            after = rows[-1][0]
 
     async def due(self, now_ms: int, limit: int) -> list[bytes]:
         """See `Store.due`."""

@@ -71,8 +71,8 @@ class Store(Protocol):
         """One synced transaction. Raises Conflict, StoreError, StoreBroken."""
         ...
 
-    def scan(self, table: Table, size: int = 5000) -> AsyncIterator[Fetched]:
-        """A whole table in the order of its keys, in pieces."""
+    def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[Sequence[Any]]:
+        """A whole table in the order of its keys, in pieces, unchecked: ask `Table.sound` of each row first."""
         ...
 
     async def page(self, table: Table, after: Any, limit: int) -> Fetched:
@@ -92,3 +92,11 @@ class Store(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def scan(store: Store, table: Table) -> AsyncIterator[Fetched]:
+    """A whole table as records, in the order of its keys, in pieces."""
+    async for rows in store.scan_rows(table):
+        found = Fetched()
+        found.take(table, rows)
+        yield found

@@ -11,7 +11,7 @@ would never fit; `json` keeps the text and can be queried as well).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum, auto
 from functools import cached_property
@@ -95,7 +95,7 @@ class Table:
 
     @cached_property
     def _read(self) -> tuple[tuple[int, Callable[[str], Any]], ...]:
-        readers: dict[Form, Callable[[str], Any]] = {Form.WORDS: _words, Form.OBJECT: json.loads}
+        readers: dict[Form, Callable[[str], Any]] = {Form.WORDS: words, Form.OBJECT: json.loads}
         return tuple((at, readers[form]) for at, form in enumerate(self.forms) if form in readers)
 
     def condition(self, column: str) -> str:
@@ -109,6 +109,12 @@ class Table:
             row[at] = write(row[at])
         row.append(_check(row))
         return row
+
+    @staticmethod
+    def sound(row: Sequence[Any]) -> bool:
+        """Whether a row is as it was written."""
+        *values, check = row
+        return bool(_check(values) == check)
 
     def unpack(self, row: Iterable[Any]) -> Any:
         """The record of a row. Raises Damaged."""
@@ -131,7 +137,7 @@ def _object_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if value else "{}"
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(" ")) if text else ()
 
 
