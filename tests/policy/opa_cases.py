@@ -129,7 +129,7 @@ def _compiled(opa: str, case: OpaCase) -> bytes:
 
 def _input(case: OpaCase) -> bytes:
     if "input_term" in case.said:
-        return str(case.said["input_term"]).encode()
+        return re.sub(r",(\s*[}\]])", r"\1", str(case.said["input_term"])).encode()  # WASM takes no comma too many
     return json.dumps(case.said["input"], default=float).encode() if "input" in case.said else b""
 
 

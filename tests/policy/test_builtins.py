@@ -416,3 +416,27 @@ def test_what_re2_does_not_take_is_undefined(pattern: str) -> None:
 def test_what_is_too_large_is_a_limit(pattern: str) -> None:
     with pytest.raises(LimitError):
         patterns.compiled(pattern)
+
+
+def test_the_document_names_every_built_in() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "policy-builtins.md").read_text()
+    listed = {b["name"] for b in json.loads(CAPABILITIES.read_bytes())["builtins"]}
+    operators = {
+        "and",
+        "or",
+        "plus",
+        "minus",
+        "mul",
+        "div",
+        "rem",
+        "eq",
+        "equal",
+        "neq",
+        "gt",
+        "gte",
+        "lt",
+        "lte",
+        "assign",
+    }
+    hidden = {name for name in listed if name.startswith(("internal.", "rego.metadata."))}
+    assert not [name for name in sorted(listed - operators - hidden) if f"`{name}`" not in text]
