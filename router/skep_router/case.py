@@ -60,6 +60,12 @@ def answers_system(core: Core, selector: Selector) -> bool:
     return found is not None and is_system(found.name)
 
 
+def _other_kinds(granted: frozenset[str], owned: tuple[str, ...]) -> bool:
+    """Does this interlocutor own channels, and none of the granted kinds? Where the region names no kinds, the tenant
+    alone decides."""
+    return bool(granted and owned) and granted.isdisjoint(owned)
+
+
 class Case:
     """One question of one sender."""
 
@@ -142,7 +148,7 @@ class Case:
             why = "the ILK is not a person's"
         elif not tenant_allows(link.tenant, party.tenant):
             why = "the ILK belongs to another tenant"
-        elif link.ilk_rule.channel_kinds and link.ilk_rule.channel_kinds.isdisjoint(party.record.channel_kinds):
+        elif _other_kinds(link.ilk_rule.channel_kinds, party.record.channel_kinds):
             why = f"the ILK owns no channel of kind {' or '.join(sorted(link.ilk_rule.channel_kinds))}"
         return Refusal(Reason.ILK_FORBIDDEN, f"{link.name} may not speak for it: {why}") if why else None
 

@@ -40,6 +40,11 @@ VERB_OWNERS: Final[dict[str, tuple[str, ...]]] = {
     "TIME_SYNC": ("SY.*",),
     # Makes an agent verify its degree again, and stop where it finds it broken.
     "DEGREE_CHANGED": ("SY.registrar",),
+    # What SY.identity says about people is acted on: a forged answer would register a stranger.
+    **{f"{verb}_RESPONSE": ("SY.identity",) for verb in (
+        "ILK_PROVISION", "ILK_REGISTER", "ILK_ADD_CHANNEL", "ILK_UPDATE", "ILK_MERGE", "ILK_SPLIT", "ILK_GET",
+        "TNT_CREATE", "TNT_APPROVE",
+    )},
     # What SY.threads says about bindings must come from it: a forged answer would confirm a hand-over that never was.
     "THREAD_BIND_RESPONSE": ("SY.threads",),
     "THREAD_UNBIND_RESPONSE": ("SY.threads",),

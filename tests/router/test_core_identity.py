@@ -237,7 +237,7 @@ def test_a_channel_speaks_for_those_who_own_a_channel_of_its_kinds(native: bool)
     router = Governed()
     router.configure(grants=(Grant(OTHER_UID, "IO.*", 2, channel_kinds="whatsapp,sms"), Grant(OTHER_UID, "AI.bot")))
     web, bot = router.node("IO.web", uid=OTHER_UID, native=native), router.node("AI.bot", uid=OTHER_UID)
-    for kinds, heard in ((("sms",), 1), (("email",), 0), ((), 0), (("email", "whatsapp"), 1)):
+    for kinds, heard in ((("sms",), 1), (("email",), 0), (("email", "whatsapp"), 1), ((), 1)):
         router.change(human(ANA, channel_kinds=kinds))
         say(web, native, "AI.bot", ANA)
         reasons = [payload["reason"] for payload in told(web)]
