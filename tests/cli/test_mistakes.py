@@ -19,6 +19,7 @@ from skep.protocol.codes import CloseReason
 from skep.protocol.system import HINTS
 from skep_nodes.cli.failure import Exit, Failure
 from skep_nodes.cli.messages import payload_of
+from skep_nodes.cli.policy_life import Asked
 from skep_nodes.cli.run import _help_for, translated
 from skep_nodes.cli.session import answered, refused
 from skep_nodes.cli.shm_commands import region_called
@@ -198,3 +199,67 @@ def test_the_end_by_a_signal_is_not_explained_with_an_old_line(hive_folder: Hive
     os.kill(int(pid[1]), signal.SIGKILL)
     eventually(lambda: "was ended by SIGKILL" in child.log(), within=10)
     assert "an old story" not in child.log()
+
+
+NO_FILE = (
+    ["policy", "check"], ["policy", "apply"], ["identity", "import"], ["module", "publish", "x", "1.0.0"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", NO_FILE, ids=lambda command: "-".join(command[:2]))
+@pytest.mark.parametrize("name", ["missing", "folder"])
+def test_a_file_that_is_none_is_not_found(up: Path, tmp_path: Path, command: list[str], name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    said = failed(skep(up, *command, str(tmp_path / name)), Exit.NOT_FOUND, "NOT_FOUND")
+    assert f"{name} is no file\n  next: correct" in said
+
+
+def test_an_empty_policy_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty.rego").touch()
+    with pytest.raises(Failure, match=r"COMPILE_ERROR: .*empty\.rego is empty"):
+        Asked("apply", tmp_path / "empty.rego").payload()
+
+
+@pytest.mark.needs("opa")
+def test_what_a_test_of_no_text_says_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad.rego").write_bytes(b"\xff\xfe")
+    said = failed(skep(tmp_path, "policy", "test", str(tmp_path / "bad.rego")), Exit.FAILED, "COMPILE_ERROR")
+    assert "rego_parse_error" in said or "UTF-8" in said, said
+
+
+@pytest.mark.needs("opa")
+def test_a_comparison_with_nothing_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "p.rego").write_text("package router\n\ndefault target := []\n\ndefault allow := true\n")
+    (tmp_path / "log").write_text("these are\nno decisions\n")
+    arguments = ["policy", "diff", str(tmp_path / "p.rego"), "--file", str(tmp_path / "log")]
+    said = failed(skep(tmp_path, *arguments), Exit.NOT_FOUND, "NOT_FOUND")
+    assert "2 damaged lines" in said
+
+
+def test_what_was_typed_is_not_for_the_doctor(up: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("words")
+    said = failed(skep(up, "module", "publish", "x", "new", str(tmp_path / "text")), Exit.USAGE, "INVALID_VERSION")
+    assert "next: correct what was typed" in said
+
+
+def test_one_picture_ends_with_its_line(up: Path) -> None:
+    assert skep(up, "top", "--once").stdout.endswith("\n")
+
+
+def test_the_doctor_says_that_nothing_compiles_here(up: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*SKEP, "doctor"], env=environment(SKEP_HIVE=str(up), SKEP_OPA=str(tmp_path / "none")), capture_output=True,
+        text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert re.search(r"^policies +note +the opa command is not here", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_the_doctor_speaks_no_python_of_a_dead_router(hive_folder: HiveFolder) -> None:
+    command = [sys.executable, "-m", "skep_router", "--hive", str(hive_folder.root)]
+    router = hive_folder.start("router", command)
+    eventually(lambda: list((hive_folder.root / "run" / "routers").glob("*.sock")), within=15)
+    router.process.kill()
+    router.process.wait()
+    said = skep(hive_folder.root, "doctor").stdout
+    assert "Finding(" not in said
+    assert "DEAD_WRITER: writer pid" in said

@@ -10,7 +10,7 @@ from typing import Any
 
 from skep.seal import MODULE_BYTES_MAX
 from skep_nodes.cli.degree_session import ask, ask_all
-from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.failure import Exit, Failure, no_file
 from skep_nodes.cli.output import Column, Format, Output, printable
 
 ROWS = [Column("name", "NAME"), Column("newest", "NEWEST"), Column("count", "VERSIONS", right=True)]
@@ -83,8 +83,11 @@ def _read(file: Path) -> bytes:
     if str(file) == "-":
         data = sys.stdin.buffer.read(MODULE_BYTES_MAX + 1)
     else:
-        with file.open("rb") as source:
-            data = source.read(MODULE_BYTES_MAX + 1)
+        try:
+            with file.open("rb") as source:
+                data = source.read(MODULE_BYTES_MAX + 1)
+        except (FileNotFoundError, IsADirectoryError):
+            raise no_file(file) from None
     if len(data) > MODULE_BYTES_MAX:
         raise Failure("MODULE_TOO_LARGE", f"{file} has more than {MODULE_BYTES_MAX} bytes", then="cut it in two",
                       exit_code=Exit.USAGE)  # fmt: skip

@@ -138,9 +138,8 @@ def _regions(hive: Hive) -> Finding:
     regions = list(inspect.list_regions(hive.root))
     found = list(inspect.check(hive.root))
     if found:
-        return Finding(
-            "shared memory", "wrong", f"{len(found)} findings, first: {found[0]}", "skep shm check"
-        )
+        first = f"{found[0].region}: {found[0].code}: {found[0].detail}"
+        return Finding("shared memory", "wrong", f"{len(found)} findings, first: {first}", "skep shm check")
     if not regions:
         return Finding("shared memory", "note", "no regions: nothing of this hive runs")
     return Finding("shared memory", "ok", f"{len(regions)} regions, all sound")
@@ -148,14 +147,27 @@ def _regions(hive: Hive) -> Finding:
 
 def _heartbeats(hive: Hive) -> Finding:
     now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    ages = [(now_ns - reader.header().heartbeat_ns) / 1e9 for reader in skep_shm.nodes_readers(hive.root)]
-    if not ages:
+    beats = [reader.header().heartbeat_ns for reader in skep_shm.nodes_readers(hive.root)]
+    if not beats:
         return Finding("heartbeats", "note", "no router has a node table")
+    if not min(beats):
+        return Finding("heartbeats", "wrong", "a router died before its first heartbeat", "its log says why")
+    ages = [(now_ns - beat) / 1e9 for beat in beats]
     if max(ages) > STALE_S:
         return Finding(
             "heartbeats", "wrong", f"a router was last seen {max(ages):.0f} s ago", "restart the hive"
         )
     return Finding("heartbeats", "ok", f"every router was seen in the last {max(ages):.1f} s")
+
+
+def _compiler(_: Hive) -> Finding:
+    from skep_policy.opa import find_opa
+
+    opa = find_opa()
+    if opa is None:
+        return Finding("policies", "note", "the opa command is not here: they run, and none can be compiled",
+                       "make tools (in a checkout), or put opa on PATH, or name it in SKEP_OPA")  # fmt: skip
+    return Finding("policies", "ok", f"{opa} compiles them")
 
 
 def _descriptors(hive: Hive) -> Finding:
@@ -201,6 +213,7 @@ CHECKS: tuple[Callable[[Hive], Finding], ...] = (
     _sockets,
     _regions,
     _heartbeats,
+    _compiler,
     _descriptors,
     _disk,
     _memory,

@@ -61,7 +61,7 @@ def _tell_losses(out: Output, tail: RecordsTail) -> None:
 def _kind(name: str) -> int:
     if name and name.upper() not in RecordKind.__members__:
         raise Failure("USAGE", f"--kind {name} is unknown", why="use " + ", ".join(RecordKind.__members__),
-                      exit_code=Exit.USAGE)  # fmt: skip
+                      then="correct what was typed, and repeat it", exit_code=Exit.USAGE)  # fmt: skip
     return RecordKind[name.upper()] if name else 0
 
 

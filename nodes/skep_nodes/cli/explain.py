@@ -111,7 +111,7 @@ def choose(records: Sequence[Record], trace: str) -> list[Record]:
     wanted = trace.lower().replace("-", "")
     if not re.fullmatch(rf"[0-9a-f]{{{PREFIX_MIN},32}}", wanted):
         raise Failure("USAGE", f"{trace} is no trace id", why=f"at least {PREFIX_MIN} hexadecimal digits",
-                      exit_code=Exit.USAGE)  # fmt: skip
+                      then="skep events -o json shows traces", exit_code=Exit.USAGE)  # fmt: skip
     found = [record for record in records if record.trace_id.hex().startswith(wanted)]
     _one_of({record.trace_id.hex() for record in found}, trace)
     return found

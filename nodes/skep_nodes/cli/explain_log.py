@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from skep import Hive
-from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.failure import Exit, Failure, no_file
 from skep_nodes.sy.decisions import log_folder
 from skep_nodes.sy.decisions_store import LINE_BYTES_MAX, LogReader, files_since, log_files, opened
 from skep_policy.difference import Report
@@ -45,7 +45,7 @@ def moment_of(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise Failure("USAGE", f"{text} is no time", why="a span such as 7d, 12h or 30m, or 2026-11-25T08:00:00Z",
-                      exit_code=Exit.USAGE) from None  # fmt: skip
+                      then="correct what was typed, and repeat it", exit_code=Exit.USAGE) from None  # fmt: skip
     return moment.astimezone(UTC)
 
 
@@ -75,7 +75,7 @@ def lines_of(path: Path, reader: LogReader) -> Iterator[dict[str, Any]]:
                 elif line.strip():
                     reader.damaged += 1
     except (FileNotFoundError, IsADirectoryError):
-        raise Failure("NOT_FOUND", f"{path} is no file", exit_code=Exit.NOT_FOUND) from None
+        raise no_file(path) from None
 
 
 def _unsealed(line: bytes) -> dict[str, Any] | None:

@@ -43,6 +43,12 @@ class Failure(Exception):
         return "\n".join(lines)
 
 
+def no_file(path: object) -> Failure:
+    """A file that was named is not there, or is a folder."""
+    return Failure("NOT_FOUND", f"{path} is no file", then="correct the file's name, and repeat it",
+                   exit_code=Exit.NOT_FOUND)  # fmt: skip
+
+
 # Codes that nodes and routers answer with, and the exit code a script should see for each.
 _EXITS = {
     Exit.NOT_FOUND: {"NOT_FOUND", "NODE_NOT_FOUND", "HIVE_NOT_FOUND", "REGION_NOT_FOUND", "UNKNOWN_ACTION",

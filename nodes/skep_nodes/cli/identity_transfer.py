@@ -18,7 +18,7 @@ import orjson
 
 from skep import Node
 from skep.files import write_atomic
-from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.failure import Exit, Failure, no_file
 from skep_nodes.cli.identity_session import PAGES_MAX, say
 from skep_nodes.cli.output import Format, Output
 from skep_nodes.cli.session import joined
@@ -141,6 +141,8 @@ class Reading:
 
     def __init__(self, path: Path) -> None:
         self.path, self._note = path, path.with_name(path.name + ".progress")
+        if not path.exists() or path.is_dir():
+            raise no_file(path)
         facts = path.stat()
         self.size = facts.st_size
         self._same = {"size": facts.st_size, "mtime_ns": facts.st_mtime_ns}

@@ -36,7 +36,7 @@ def msg_send(root: Path | None, out: Output, asked: Outgoing) -> int:
     """`skep msg send`."""
     if asked.ack not in ("routed", "delivered", "processed"):
         raise Failure("USAGE", f"--ack {asked.ack} is unknown", why="use routed, delivered or processed",
-                      exit_code=Exit.USAGE)  # fmt: skip
+                      then="correct what was typed, and repeat it", exit_code=Exit.USAGE)  # fmt: skip
     payload = payload_of(asked.payload)
 
     async def send(node: Node) -> dict[str, Any]:

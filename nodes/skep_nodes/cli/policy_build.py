@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skep.protocol.errors import PolicyError
-from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.failure import Exit, Failure, no_file
 from skep_nodes.cli.output import Column, Output
 from skep_policy.compiler import OLD_SYNTAX, REGO_BYTES_MAX, Compiled, CompileError, compile_policy
 from skep_policy.lint import Problem
@@ -63,7 +63,8 @@ def check_command(file: Path, entrypoint: str, output: Output) -> int:
 def test_command(path: Path, output: Output) -> int:
     """`skep policy test`."""
     if not path.exists():
-        raise Failure("NOT_FOUND", f"{path} is not there", exit_code=Exit.NOT_FOUND)
+        raise Failure("NOT_FOUND", f"{path} is not there", then="correct the name, and repeat it",
+                      exit_code=Exit.NOT_FOUND)  # fmt: skip
     results = _tested(path)
     rows = [_result(one) for one in results]
     output.rows("skep.policy.test/1", "tests", rows, RESULTS)
@@ -98,13 +99,15 @@ def read_rego(file: Path) -> str:
         with file.open("rb") as stream:
             data = stream.read(REGO_BYTES_MAX + 1)
     except (FileNotFoundError, IsADirectoryError):
-        raise Failure("NOT_FOUND", f"{file} is no file", exit_code=Exit.NOT_FOUND) from None
+        raise no_file(file) from None
     if len(data) > REGO_BYTES_MAX:
-        raise Failure("REGO_TOO_LARGE", f"{file} has more than {REGO_BYTES_MAX} bytes")
+        raise Failure("REGO_TOO_LARGE", f"{file} has more than {REGO_BYTES_MAX} bytes",
+                      then="split tables out of it: what varies belongs into identity")  # fmt: skip
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Failure("REGO_INVALID", f"{file} is no UTF-8, from byte {error.start} on") from None
+        raise Failure("REGO_INVALID", f"{file} is no UTF-8, from byte {error.start} on",
+                      then="save it as UTF-8") from None  # fmt: skip
 
 
 def _compiled(file: Path, entrypoint: str, output: Output) -> Compiled:
@@ -163,10 +166,16 @@ def _tested(path: Path) -> list[dict[str, Any]]:
             before = _run_tests(path, folder, OLD_SYNTAX)
             done = done if _only_loading(before) else before
         if _only_loading(done):
-            what = first_line(done.stderr) or first_line(done.stdout.decode(errors="replace"))
-            raise Failure("COMPILE_ERROR", what, then=f"correct {path}, then repeat it")
+            what, _, why = said(done.stderr or done.stdout.decode(errors="replace")).partition("\n")
+            raise Failure("COMPILE_ERROR", what, why=why, then=f"correct {path}, then repeat it")
         found = done.document()
         return found if isinstance(found, list) else []
+
+
+def said(text: str) -> str:
+    """The first lines of what opa said, in two: how many errors it found, and the first of them."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["opa said nothing"]
+    return f"{lines[0].rstrip(':')}\n{'; '.join(lines[1:4])}"
 
 
 def _run_tests(path: Path, folder: Path, *flags: str) -> Run:

@@ -63,6 +63,10 @@ def diff_command(root: Path | None, out: Output, asked: Asked) -> int:
         asked_again(lines, compiled, report, stamp(moment) if moment else "", _progress(out))
     except PolicyError as error:
         raise Failure(error.code, error.detail, then=f"skep policy check {asked.candidate}") from error
+    if asked.file and not report.decisions:
+        raise Failure("NOT_FOUND", f"no decision stands in {asked.file}", exit_code=Exit.NOT_FOUND,
+                      why=f"{reader.damaged} damaged lines, and nothing to compare",
+                      then="give a file of decisions, such as one of state/decisions")  # fmt: skip
     took_s = time.monotonic() - began
     _name_rules(report, compiled, asked.candidate.name)
     return _tell(out, report, accepted, reader.damaged, took_s)

@@ -33,6 +33,7 @@ DONE: Final = {
 }
 NEXT: Final = {
     "COMPILE_ERROR": "correct it, then `skep policy check FILE`",
+    "OPA_MISSING": "make tools (in a checkout), or put opa on the PATH of `skep up`, or name it in SKEP_OPA",
     "NOTHING_STAGED": "skep policy upload FILE",
     "VERSION_MISMATCH": "skep policy status, then repeat it with the staged version",
     "VERSION_CONFLICT": "skep policy status, then repeat it with the next version or without --version",
@@ -59,6 +60,8 @@ class Asked:
         from skep_nodes.cli.policy_build import read_rego
 
         config = {"rego": read_rego(self.file)} if self.file else {}
+        if config.get("rego") == "":
+            raise Failure("COMPILE_ERROR", f"{self.file} is empty", then=NEXT["COMPILE_ERROR"])
         payload = {"subsystem": "opa", "action": self.action, "version": self.version, "config": config}
         if self.dry_run:
             payload["dry_run"] = True
@@ -153,7 +156,8 @@ def _accepted(answer: Any, asked: Asked, out: Output) -> dict[str, Any]:
 
 def _refused(answer: Mapping[str, Any], what: str) -> Failure:
     code = str(answer.get("error_code") or "FAILED")
-    return Failure(code, f"{what} was refused", why=str(answer.get("error_detail") or ""),
+    why = str(answer.get("error_detail") or "").removeprefix(f"{code}: ")
+    return Failure(code, f"{what} was refused", why=why,
                    then=NEXT.get(code, "skep doctor"), exit_code=exit_for(code))  # fmt: skip
 
 

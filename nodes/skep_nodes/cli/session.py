@@ -121,6 +121,8 @@ def _next(code: str, noun: str) -> str:
         "DUPLICATE_PATTERN": "skep vpn rm PATTERN, then add it again",
         "DUPLICATE_GRANT": "skep grant rm USER PATTERN, then add it again",
         "PERSIST_FAILED": "skep doctor (it shows disk space), then restart the hive",
+        "MODULE_EXISTS": "publish it with a newer version",
         "FORBIDDEN": "run it as the account that owns the hive's folder",
     }
-    return advice.get(code, "skep doctor")
+    mistyped = exit_for(code) in (Exit.USAGE, Exit.NOT_FOUND)
+    return advice.get(code, "correct what was typed, and repeat it" if mistyped else "skep doctor")

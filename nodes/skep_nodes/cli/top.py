@@ -54,7 +54,10 @@ async def _show(hive: Hive, once: bool, interval_s: float) -> int:
                 live.update(picture(hive, now, _rates(before, now, now_s - before_s), recent), refresh=True)
                 before, before_s = now, now_s
                 if once:
-                    return Exit.OK
+                    break
+        if not console.is_terminal:
+            print()  # rich ends the last line on a screen only
+        return Exit.OK
 
 
 async def _stats(node: Node) -> dict[str, Any]:
