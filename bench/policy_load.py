@@ -79,7 +79,7 @@ class Hive:
     def lean(self, entrypoint: str, asked: Asked) -> bytes:
         """As the decider gives it to the engine."""
         wanted = Wanted(self.manifest.reads[entrypoint])
-        return orjson.dumps(wanted.input(asked, statuses_of(asked, self.documents)))
+        return wanted.text(asked, statuses_of(asked, self.documents))
 
     def change(self) -> list[Patch]:
         """One agent moves to another node."""

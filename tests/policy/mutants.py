@@ -85,9 +85,11 @@ def child(seed: int, count: int) -> Counter[str]:
     found: Counter[str] = Counter()
     for number in range(seed, seed + count):
         os.write(2, b"%d\n" % number)
-        signal.alarm(int(VET_S_MAX))
+        signal.setitimer(
+            signal.ITIMER_PROF, VET_S_MAX
+        )  # of processor time: a starved child is not a slow one
         found[tried(mutant(number, real))] += 1
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         assert good.decide("router/allow", ASKED).result is True, f"after mutant {number} a good module fails"
     good.close()
     return found
@@ -105,8 +107,14 @@ def run(seed: int, count: int, timeout: float = 600.0) -> tuple[Counter[str], st
     last = [line for line in done.stderr.decode(errors="replace").splitlines() if line.isdigit()][-1:]
     return (
         Counter(),
-        f"mutant {last} ended the child with {done.returncode}: {done.stderr[-1500:].decode(errors='replace')}",
+        f"mutant {last} ended the child with {done.returncode}: {_said(done.stderr)}",
     )
+
+
+def _said(stderr: bytes) -> str:
+    """What it said beside the seeds."""
+    lines = stderr.decode(errors="replace").splitlines()
+    return " / ".join(line for line in lines if line and not line.isdigit())[-1500:]
 
 
 if __name__ == "__main__":
