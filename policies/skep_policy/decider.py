@@ -365,9 +365,9 @@ def _cache_key(entry: _Entry, key: bytes, name: str) -> Hashable:
 
 
 def _ilks_of(asked: Asked) -> tuple[bytes, ...]:
-    """Whose records were read: as the frame names them, known or not, and as they are called now."""
+    """Whose records were read: as the frame names them, known or not, as they are called now, and what lay between."""
     selector, src, dst = asked.selector, asked.src, asked.dst
-    named = {selector.src_ilk, selector.dst_ilk}
+    named = {selector.src_ilk, selector.dst_ilk, *asked.read}
     if src is not None:
         named.add(src.ilk)
     if dst is not None:

@@ -43,6 +43,7 @@ class Asked(NamedTuple):
     trace: bytes = bytes(16)
     until_ns: int = 0  # when an alias or a seal of these two ends; 0: never
     wall_ns: int = 0  # for the record only
+    read: tuple[bytes, ...] = ()  # every ILK that was looked up for it, aliases on the way and those that nobody has
 
 
 class Statuses(NamedTuple):

@@ -6,8 +6,8 @@ two ends meet), `allowed` (may it happen). On the way it notes everything that w
 the flow. In a hive without identity and policy there are no cases.
 
 System nodes are not asked for anything: a policy that denied its own repair would be the end of the hive. Nor are
-frames of class system and receipts, which the verbs' own rules guard, and nor is what a stranger may do anyway: speak
-to the front desk, and answer.
+answers to them, without which a question would wait for its whole timeout, nor frames of class system and receipts,
+which the verbs' own rules guard, nor what a stranger may do anyway: speak to the front desk, and answer.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Case:
             self.keys.add(self.link.name)  # whose node it is
         for party in (self.src, self.dst):
             if party is not None:
-                self.keys |= {party.named, party.canonical, party.tenant} - {NO_ID}
+                self.keys |= {*party.read, party.tenant} - {NO_ID}
                 self.ends(party.until_ns)
 
     def ends(self, until_ns: int) -> None:
@@ -302,6 +302,8 @@ class Case:
             return None
         if self.stranger and (not self.opening or any(dest.name == self.core.frontdesk for dest in where)):
             return None
+        if answers_system(self.core, self.selector):
+            return None
         decision = self._ask(decider, ALLOW)
         return decision if isinstance(decision, Refusal) else None
 
@@ -323,6 +325,7 @@ class Case:
         return Asked(
             self.key, self.selector, self.link.uuid, self.link.name, src.record if src else None,
             dst.record if dst else None, self.trace, self.until_ns, self.core.wall_ns(),
+            (*(src.read if src else ()), *(dst.read if dst else ())),
         )
 
 

@@ -39,6 +39,7 @@ class Party(NamedTuple):
     named: bytes
     record: IlkRecord | None
     until_ns: int = 0  # when its alias or its seal ends
+    read: tuple[bytes, ...] = ()  # what was looked up on the way, found or not: a change of any of it may change this
 
     @property
     def canonical(self) -> bytes:
@@ -85,19 +86,19 @@ class Identities:
         if ilk is None or self._find is None:
             return None
         record = self._find(ilk)
-        until = 0
+        read, until = (ilk,), 0
         for _ in range(ALIAS_HOPS_MAX):
             if record is None or record.canonical == ZERO:
                 break
             end = self.core_ns(record.alias_until_ms)
             if end and end <= now_ns:
-                return Party(ilk, None)
-            until = _sooner(until, end)
+                return Party(ilk, None, 0, read)
+            read, until = (*read, record.canonical), _sooner(until, end)
             record = self._find(record.canonical)
         if record is None or record.canonical != ZERO:
-            return Party(ilk, None, until)
+            return Party(ilk, None, until, read)
         end = self.core_ns(record.seal_until_ms)
-        return Party(ilk, record, _sooner(until, end) if end > now_ns else until)
+        return Party(ilk, record, _sooner(until, end) if end > now_ns else until, read)
 
     def core_ns(self, wall_ms: int) -> int:
         """A published end on the core's clock; 0 where there is none."""

@@ -223,6 +223,23 @@ def test_chains_and_circles_of_aliases_are_bounded() -> None:
     assert hall.router.core.identities.party(TEMP, 1).record is None
 
 
+@pytest.mark.goal("G26")
+def test_what_an_alias_leads_to_is_read_also_where_nobody_is_there_yet() -> None:
+    """Found by seed 1000098 of the governed simulation: a flow made while an alias led to nobody went on when somebody
+    of a suspended tenant was registered there; so did one through an alias of an alias."""
+    middle, end = b"m" * 16, b"e" * 16
+    for chain in ((alias(TEMP, end),), (alias(TEMP, middle), alias(middle, end))):
+        hall = Hall()
+        hall.router.govern()
+        hall.router.change(*chain, gone=(end,))
+        assert hall.outcome("AI.bot", ilk=ANA, dst_ilk=TEMP) == "AI.bot"
+        shut = TenantRecord(b"z" * 16, TenantStatus.SUSPENDED)
+        hall.router.change(human(end, tenant=shut.tenant), tenants=(shut,))
+        assert hall.outcome("AI.bot", ilk=ANA, dst_ilk=TEMP) == "POLICY_DENIED", len(chain)
+        hall.router.change(human(end))
+        assert hall.outcome("AI.bot", ilk=ANA, dst_ilk=TEMP) == "AI.bot"
+
+
 def test_ends_follow_the_wall_clock() -> None:
     hall = Hall()
     hall.router.core.identities.wall_offset_ns = 1_000_000 * SECOND

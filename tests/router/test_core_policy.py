@@ -10,7 +10,7 @@ import pytest
 from policy.engines import UNDEFINED, Found
 from router.governed import ANA, BEN, MANIFEST, READS_ALL, RED, Governed, agent, human, outcome, told
 from router.wire import MS, OWN_UID, SECOND, Router
-from skep.protocol.header import ContentType, MessageClass
+from skep.protocol.header import ContentType, MessageClass, Phase
 from skep_policy.decider import RECORDS_MAX
 from skep_policy.manifest import ALLOW, TARGET, Manifest
 from skep_router.case import RETRY_NS, WAITING_MAX
@@ -184,6 +184,18 @@ def test_the_system_is_never_asked() -> None:
     assert [message.type for message in sender.read()] == ["receipt"]
     assert outcome(sender, system, dst="SY.admin") == "POLICY_DENIED", "what others say to the system is asked"
     assert router.asked(ALLOW) == 1
+
+
+def test_an_answer_to_a_system_node_may_pass_and_nothing_else() -> None:
+    """`skep msg req` under a policy that denies everything hears the answer instead of waiting for its timeout."""
+    router = Governed()
+    bot, cli, other = crowd(router, "AI.bot", "SY.cli.1", "AI.other")
+    router.govern(allow=lambda _i, _d: False)
+    assert outcome(cli, bot, dst="AI.bot", phase=Phase.REQUEST) == "AI.bot"
+    assert outcome(bot, cli, dst=cli.uuid, phase=Phase.REPLY) == "SY.cli.1"
+    assert outcome(bot, cli, dst=cli.uuid) == "POLICY_DENIED"
+    assert outcome(bot, cli, dst=cli.uuid, phase=Phase.REQUEST) == "POLICY_DENIED"
+    assert outcome(bot, other, dst=other.uuid, phase=Phase.REPLY) == "POLICY_DENIED"
 
 
 def test_a_warm_flow_asks_nothing() -> None:
