@@ -86,7 +86,8 @@ class Identities:
         if ilk is None or self._find is None:
             return None
         record = self._find(ilk)
-        read, until = (ilk,), 0
+        read: tuple[bytes, ...] = (ilk,)
+        until = 0
         for _ in range(ALIAS_HOPS_MAX):
             if record is None or record.canonical == ZERO:
                 break
