@@ -159,7 +159,8 @@ def _split(text: bytes, roles: int, capabilities: int, degrees: int) -> tuple[st
     second = 1 + roles
     third = second + capabilities
     fourth = third + degrees
-    return parts[0], tuple(parts[1:second]), tuple(parts[second:third]), tuple(parts[third:fourth]), tuple(parts[fourth:])
+    has, can, learned = parts[1:second], parts[second:third], parts[third:fourth]
+    return parts[0], tuple(has), tuple(can), tuple(learned), tuple(parts[fourth:])
 
 
 _words = lru_cache(maxsize=4096)(

@@ -195,8 +195,8 @@ class IlkRecord(NamedTuple):
     """An interlocutor, without name or address. Times are Unix ms, 0 = none.
 
     A `canonical` that is not zero makes this record an alias of that ILK, live until `alias_until_ms` (0: for good).
-    `handler` is the full L2 name of an agent's node, a degree is `degree:<uuid>/<version>`; `channel_kinds` are the kinds
-    of channels that it owns, each once."""
+    `handler` is the full L2 name of an agent's node, a degree is `degree:<uuid>/<version>`; `channel_kinds` are
+    the kinds of channels that it owns, each once."""
 
     ilk: bytes
     kind: IlkKind = IlkKind.HUMAN
