@@ -5,7 +5,8 @@ memory, contradicts itself or traps costs its instance; the spare takes its plac
 from it in a thread. Patches go to both.
 
 Invariants: `decide` answers, always: a fault of the policy is an `Evaluation` with an error. Data are the same in
-both instances. There is one thread at most, and it touches nothing but memory that no evaluation writes. A copy made
+both instances. There is one thread at most, and it touches nothing but memory that no evaluation writes, or an
+instance that nobody else has (after thousands of patches the data are laid out anew, from the spare). A copy made
 while a patch ran is thrown away and made again, REBUILDS_MAX times, then once in between. Whoever causes a second
 fault before the new spare stands waits for it, and its price says so."""
 
@@ -21,7 +22,7 @@ import orjson
 from skep.protocol.errors import PolicyError
 from skep_policy.documents import Patch
 from skep_policy.instance import Instance
-from skep_policy.limits import FUEL_MAX, REBUILDS_MAX
+from skep_policy.limits import FUEL_MAX, MISSED_MAX, REBUILDS_MAX, TIDY_BYTES_MIN, TIDY_PATCHES
 from skep_policy.module import Module
 
 __all__ = ["Evaluation", "Evaluator", "Patch"]
@@ -61,6 +62,8 @@ class Evaluator:
         self._guests: list[tuple[str, ...]] = []  # paths of the overlay that stands in the data now
         self._spare: Instance | None = None
         self._builder: _Builder | None = None
+        self._tidier: _Tidier | None = None
+        self._worn = 0  # patches since the data were laid out anew
         self._failures = 0
         self.faults = 0
         self._build()
@@ -75,7 +78,7 @@ class Evaluator:
         if number is None:
             return Evaluation(None, False, "", "", perf_counter_ns() - begun)
         try:
-            if self._builder is not None or overlay or self._live.broken:
+            if self._builder is not None or self._tidier is not None or overlay or self._live.broken:
                 found = orjson.loads(self._slowly(number, input, overlay))
             else:
                 found = orjson.loads(self._live.evaluate(number, input, self._fuel))
@@ -89,8 +92,7 @@ class Evaluator:
 
     def _slowly(self, number: int, input: bytes, overlay: Sequence[Patch]) -> bytes:
         """An evaluation with something to do around it."""
-        if self._builder is not None:
-            self._adopt()
+        self._take_what_is_ready()
         if self._live.broken:  # there was no memory for another one; perhaps there is now
             self._replace()
         if not overlay:
@@ -124,9 +126,8 @@ class Evaluator:
     def apply(self, patches: Sequence[Patch]) -> None:
         """Change the data of both. Raises PolicyError when one of them could not follow: then what is answered is not
         to be used."""
-        if self._builder is not None:
-            self._adopt()  # what was copied until now is whole; what is being copied is not, from here on
-        self._patched += 1
+        self._take_what_is_ready()
+        self._patched += 1  # what was copied until now is whole; what is being copied is not, from here on
         wanted = [patch for patch in patches if self._reads(patch)]
         try:
             self._live.apply(wanted)
@@ -138,6 +139,11 @@ class Evaluator:
                 self._spare = None
                 self._build()
             raise
+        self._worn += len(wanted)
+        if self._tidier is not None:
+            self._tidier.missed += wanted
+        elif self._worn >= TIDY_PATCHES and self._live.data_end >= TIDY_BYTES_MIN:
+            self._tidy()
 
     def _reads(self, patch: Patch) -> bool:
         return self._roots is None or patch.path[0] in self._roots
@@ -157,8 +163,7 @@ class Evaluator:
     @property
     def ready(self) -> bool:
         """Does a spare stand by?"""
-        if self._builder is not None:
-            self._adopt()
+        self._take_what_is_ready()
         return self._spare is not None
 
     @property
@@ -170,8 +175,16 @@ class Evaluator:
         """Where the answering instance's data end."""
         return self._live.data_end
 
+    def _take_what_is_ready(self) -> None:
+        if self._builder is not None:
+            self._adopt()
+        if self._tidier is not None and not self._tidier.is_alive():
+            self._settle(self._tidier)
+
     def _build(self) -> None:
-        """Begin a spare, in a thread."""
+        """Begin a spare, in a thread. Not beside a tidier, whose data will be the better ones."""
+        if self._tidier is not None:
+            return
         self._builder = _Builder(self._live, self._patched)
         self._builder.start()
 
@@ -204,7 +217,32 @@ class Evaluator:
         old.close()
         self._build()
 
+    def _tidy(self) -> None:
+        """Lay the data out anew, in a thread: what thousands of patches freed lies in pieces, and the allocator walks
+        over all of them. The spare is what they are read from, so the two that answer are never in its way."""
+        if self._builder is None and self._spare is not None:
+            self._tidier, self._spare, self._worn = _Tidier(self._module, self._spare), None, 0
+            self._tidier.start()
+
+    def _settle(self, tidier: _Tidier) -> None:
+        """Its data answer from now on, with the patches that it has missed."""
+        self._tidier = None
+        fresh = tidier.taken()
+        if fresh is not None and len(tidier.missed) <= MISSED_MAX:
+            try:
+                fresh.apply(tidier.missed)
+                fresh, self._live = self._live, fresh
+            except PolicyError:
+                self._failures += 1
+        if fresh is not None:
+            fresh.close()
+        self._patched += 1
+        self._build()
+
     def close(self) -> None:
+        if self._tidier is not None:
+            self._tidier.abandon()
+            self._tidier = None
         if self._builder is not None:
             self._builder.join()
             if self._builder.copy is not None:
@@ -231,3 +269,40 @@ class _Builder(threading.Thread):
             self.copy = self._source.clone()
         except (PolicyError, MemoryError):
             self.copy = None
+
+
+class _Tidier(threading.Thread):
+    """The data of an instance that it owns, written out and read into a new one."""
+
+    def __init__(self, module: Module, source: Instance) -> None:
+        super().__init__(name="policy-tidy", daemon=True)
+        self.missed: list[Patch] = []
+        self._module = module
+        self._source = source
+        self._fresh: Instance | None = None
+        self._abandoned = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        fresh = None
+        try:
+            fresh = Instance(self._module, self._source.dump_data())
+        except (PolicyError, MemoryError):
+            fresh = None
+        self._source.close()
+        with self._lock:
+            self._fresh = fresh
+        if self._abandoned:
+            self.abandon()
+
+    def taken(self) -> Instance | None:
+        with self._lock:
+            fresh, self._fresh = self._fresh, None
+        return fresh
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: whoever comes last closes what there is."""
+        self._abandoned = True
+        fresh = self.taken()
+        if fresh is not None:
+            fresh.close()

@@ -57,6 +57,10 @@ stashing forgets; the next allocation of that kind takes it back into the heap. 
 opa_free_bulk.)"""
 
 _FIRST: Final = 256  # of a result's bytes, what is copied at once
+_ROOM: Final = (8, 48)
+"""Data in memory are six or seven times as large as their JSON; an array of nothing but digits is forty times."""
+
+_MARGIN: Final = 4096
 _WHERE: Final = re.compile(r"^(.*):(\d+):(\d+): (.*)$", re.DOTALL)
 
 
@@ -81,7 +85,8 @@ class Instance:
     _free: Call
     _value_parse: Call
     _value_dump: Call
-    _json_dump: Call
+    _json_dump_aside: Call
+    _value_parse_aside: Call
     _value_free: Call
     _add_path: Call
     _remove_path: Call
@@ -174,8 +179,12 @@ class Instance:
         return code
 
     def _parsed(self, text: bytes) -> int:
-        """A value in WASM, from JSON; 0 when it is none."""
+        """A value in WASM, from JSON; 0 when it is none. The text goes where input goes, if it is short: nobody reads
+        from there now, and the allocator need not look for a place and take it back."""
         size = len(text)
+        if size <= INPUT_BYTES_MAX:
+            self._calls.view[self._input : self._input + size] = text
+            return self._value_parse(self._input, size)
         start = self._malloc(size)
         self._put(start, text)
         value = self._value_parse(start, size)
@@ -191,13 +200,16 @@ class Instance:
         view[start:end] = text
 
     def dump_data(self) -> bytes:
-        """The data as JSON, for tests and repair."""
+        """The data as JSON, with the interpreter's lock given up."""
         try:
+            self._store.set_limits(memory_size=DATA_MEMORY_BYTES_MAX)  # the text is not the policy's doing either
             self._set_fuel(START_FUEL_MAX + LOAD_FUEL_PER_BYTE * self._heap)
             self._heap_set(self._heap)
-            return text_at(self._calls, self._json_dump(self._data), DATA_MEMORY_BYTES_MAX) or b""
+            return text_at(self._calls, self._json_dump_aside(self._data), DATA_MEMORY_BYTES_MAX) or b""
         except (CallFailed, AbortError) as failed:
             raise self._broken(failed, 0) from None
+        finally:
+            self._limit_memory()
 
     # -- life ------------------------------------------------------------------------------------------------------
 
@@ -261,10 +273,8 @@ class Instance:
         self._malloc, self._free = bind(exports["opa_malloc"], 1), bind(exports["opa_free"], 1)
         self._value_parse = bind(exports["opa_value_parse"], 2)
         self._value_parse_aside = bind(exports["opa_value_parse"], 2, released=True)
-        self._value_dump, self._json_dump = (
-            bind(exports["opa_value_dump"], 1),
-            bind(exports["opa_json_dump"], 1),
-        )
+        self._value_dump = bind(exports["opa_value_dump"], 1)
+        self._json_dump_aside = bind(exports["opa_json_dump"], 1, released=True)
         self._value_free = bind(exports["opa_value_free"], 1)
         self._add_path = bind(exports["opa_value_add_path"], 3)
         self._remove_path = bind(exports["opa_value_remove_path"], 2)
@@ -283,10 +293,8 @@ class Instance:
             self._set_fuel(fuel)
             self._input = self._malloc(INPUT_BYTES_MAX)
             self._put(self._input, bytes(INPUT_BYTES_MAX))
-            start = self._malloc(len(data))
-            self._put(start, data)
-            self._data = self._value_parse_aside(start, len(data)) if data.lstrip()[:1] == b"{" else 0
-            self._free(start)
+            if data.lstrip()[:1] == b"{":
+                self._data = next((at for times in _ROOM if (at := self._parsed_below(data, times, fuel))), 0)
             self._stash()
             self._heap = self._heap_get()
         except (CallFailed, AbortError) as failed:
@@ -297,6 +305,31 @@ class Instance:
             self.close()
             raise PolicyError("DATA_INVALID", "a policy's data are one JSON object")
         self._calls.refresh()
+
+    def _parsed_below(self, data: bytes, times: int, fuel: int) -> int:
+        """The data parsed into the room below their own text, which is forgotten then; 0 when that was too little.
+
+        Freed, the text would be a hole before all data, from which the allocator serves every patch, while what patches
+        free becomes a list without end behind it: after two thousand patches one took 10 ms.
+        """
+        begin, room = self._heap_get(), times * len(data) + _MARGIN
+        text = begin + room
+        self._set_fuel(fuel)
+        self._malloc(
+            room + len(data) + _MARGIN
+        )  # memory, and the allocator's idea of it, reach so far from now on
+        self._put(text, data)
+        self._heap_set(begin)
+        try:
+            value = self._value_parse_aside(text, len(data))
+        except (CallFailed, AbortError):
+            if self._heap_get() <= text:
+                raise
+            value = 0  # it had begun to read what it wrote
+        if self._heap_get() <= text:
+            return value
+        self._heap_set(begin)
+        return 0
 
     def _limit_memory(self) -> None:
         """From here on policies decide how much is used."""
@@ -357,7 +390,7 @@ class Instance:
 
 
 _CALLS: Final = (
-    "_set_fuel", "_eval", "_malloc", "_free", "_value_parse", "_value_parse_aside", "_value_dump", "_json_dump",
+    "_set_fuel", "_eval", "_malloc", "_free", "_value_parse", "_value_parse_aside", "_value_dump", "_json_dump_aside",
     "_value_free", "_add_path", "_remove_path", "_heap_get", "_heap_set", "_stash", "_restore",
 )  # fmt: skip
 

@@ -67,6 +67,15 @@ STACK_BYTES_MAX: Final = 512 << 10
 REBUILDS_MAX: Final = 4
 """Attempts to copy an instance beside running patches; then one is made in between."""
 
+TIDY_PATCHES: Final = 8_000
+"""Patches after which data are laid out anew: a thousand changed records, which cost a fifth more each by then."""
+
+TIDY_BYTES_MIN: Final = 4 << 20
+"""Data below this are never worth it: their free pieces are few."""
+
+MISSED_MAX: Final = 20_000
+"""Patches that may come while they are; more, and it was in vain."""
+
 # Built-ins --------------------------------------------------------------------------------------------------------
 
 PATTERN_BYTES_MAX: Final = 1024

@@ -199,6 +199,53 @@ def test_a_fault_under_an_overlay_leaves_nothing_of_it(make: Make, trouble: Modu
     assert orjson.loads(evaluator._live.dump_data()) == {"identity": {}}
 
 
+@pytest.mark.goal("G17")
+@pytest.mark.needs("opa")
+def test_data_are_laid_out_anew_while_they_change(
+    make: Make, trouble: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random changes and faults during it, against a dict; and what thousands of patches left behind is gone."""
+    monkeypatch.setattr("skep_policy.evaluator.TIDY_PATCHES", 40)
+    monkeypatch.setattr("skep_policy.evaluator.TIDY_BYTES_MIN", 0)
+    dice = random.Random(5)
+    evaluator, model = make(trouble, b'{"config":{"filler":"' + b"x" * 200_000 + b'"}}'), dict[str, str]()
+    tidied, was = 0, False
+    for step in range(3000):
+        key = f"k{dice.randrange(20)}"
+        model[key] = f"v{step}" * dice.randrange(1, 60)
+        evaluator.apply([Patch(("config", key), orjson.dumps(model[key]))])
+        if dice.random() < 0.05:
+            assert evaluator.decide("router/target", asked("both")).error == "CONFLICT"
+        busy = evaluator._tidier is not None
+        tidied, was = tidied + (was and not busy), busy
+        if step % 50 == 0:
+            eventually(lambda: evaluator.ready)
+            kept = orjson.loads(evaluator._live.dump_data())["config"]
+            kept.pop("filler")
+            assert kept == model
+    assert tidied > 3
+    assert evaluator.data_end < 3_000_000
+
+
+def test_tidying_that_fails_or_is_not_waited_for_changes_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skep_policy.evaluator.TIDY_PATCHES", 1)
+    monkeypatch.setattr("skep_policy.evaluator.TIDY_BYTES_MIN", 0)
+    evaluator = make(default_policy().wasm, b'{"config":{}}')
+    eventually(lambda: evaluator.ready)
+    monkeypatch.setattr(Instance, "dump_data", lambda self: b"nonsense")
+    evaluator.apply([Patch(("config", "word"), b'"kept"')])
+    eventually(lambda: evaluator.ready)
+    monkeypatch.undo()
+    assert orjson.loads(evaluator._live.dump_data()) == {"config": {"word": "kept"}}
+    for _ in range(5):
+        other = Evaluator(Module.load(wat.module()), b"{}")
+        eventually(lambda other=other: other.ready)
+        other._tidy()
+        other.close()
+
+
 def test_roots_that_no_rule_reads_are_not_kept(make: Make) -> None:
     made = documents(*(agent(n, "x") for n in range(1, 50)))
     module = Module.load(default_policy().wasm)
