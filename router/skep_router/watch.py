@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from os.path import exists
 from pathlib import Path
 
 from skep.protocol.codes import CloseReason
@@ -26,6 +27,7 @@ from skep_shm import (
     RecordsWriter,
     RegionError,
     ThreadsReader,
+    region_path,
 )
 
 _RETRY_NS = 50_000_000  # between two attempts to attach a region that is not there
@@ -110,6 +112,7 @@ class Watcher:
 
     def __init__(self, root: Path, core: Core, log: Log) -> None:
         self._root = root
+        self._threads_anchor = region_path(root, "threads")
         self._log = log
         self._core = core
         self._config: ConfigReader | None = None
@@ -139,7 +142,7 @@ class Watcher:
         try:
             if self._config is None:
                 self._config = ConfigReader.attach(self._root)
-            if self._threads is None:
+            if self._threads is None and exists(self._threads_anchor):
                 self._threads = ThreadsReader.attach(self._root)
         except (RegionError, OSError):
             return  # not there yet, or not fit to be read: the core stays as it is, NOT_READY or on its last state

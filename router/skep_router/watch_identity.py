@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from os.path import exists
 from pathlib import Path
 from time import sleep, time_ns
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -20,7 +21,7 @@ from skep_router.changes import IdentityChange
 from skep_router.core import Core
 from skep_router.identities import Unreadable, remembered
 from skep_router.log import Log
-from skep_shm import IlkRecord, IlksReader, RegionError, TenantRecord, TenantsReader
+from skep_shm import IlkRecord, IlksReader, RegionError, TenantRecord, TenantsReader, region_path
 
 _RETRY_NS: Final = 50_000_000  # between two attempts to attach a region that is not there
 CHANGES_PER_TICK: Final = 512  # two milliseconds; a ring holds more, and what is left waits for the next tick
@@ -120,6 +121,7 @@ class IdentityWatcher:
         self._core = core
         self._log = log
         self._pool = pool
+        self._anchors = [region_path(root, region) for region in ("ilks", "tenants")]
         self._ilks: IlksReader | None = None
         self._tenants: TenantsReader | None = None
         self._walk: Future[_Known] | None = None
@@ -150,6 +152,8 @@ class IdentityWatcher:
         if now < self._retry_at:
             return
         self._retry_at = now + _RETRY_NS
+        if not all(map(exists, self._anchors)):
+            return
         try:
             self._ilks = self._ilks or IlksReader.attach(self._root)
             self._tenants = self._tenants or TenantsReader.attach(self._root)

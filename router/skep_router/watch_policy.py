@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from skep_router import changes
 from skep_router.core import Core
 from skep_router.log import Log
 from skep_router.watch_identity import IdentityWatcher
-from skep_shm import IlkRecord, PolicyReader, PolicyState, RegionError, TenantRecord
+from skep_shm import IlkRecord, PolicyReader, PolicyState, RegionError, TenantRecord, region_path
 
 if TYPE_CHECKING:
     from skep_policy.bundle import Bundle
@@ -69,6 +70,7 @@ class PolicyWatcher:
         self._log = log
         self._pool = pool
         self._identity = identity
+        self._anchor = region_path(root, "policy")
         self._reader: PolicyReader | None = None
         self._seen = -1
         self._load: Future[Loaded] | None = None
@@ -95,6 +97,8 @@ class PolicyWatcher:
         if now < self._retry_at:
             return
         self._retry_at = now + _RETRY_NS
+        if not exists(self._anchor):
+            return
         try:
             self._reader = PolicyReader.attach(self._root)
             state = self._reader.read()

@@ -14,7 +14,7 @@ from skep_shm.layouts import VERSION, RegionKind
 from skep_shm.nodes import NodesReader, NodesWriter, nodes_readers
 from skep_shm.policy import PolicyReader, PolicyWriter
 from skep_shm.records import RecordsReader, RecordsWriter
-from skep_shm.segment import hive_prefix
+from skep_shm.segment import hive_prefix, region_path
 from skep_shm.tenants import TenantsReader, TenantsWriter
 from skep_shm.threads import ThreadsReader, ThreadsWriter
 from skep_shm.types import (
@@ -50,6 +50,7 @@ __all__ = [
     "RegionCode",
     "RegionError",
     "hive_prefix",
+    "region_path",
     "NodeRecord",
     "NodesWriter",
     "NodesReader",

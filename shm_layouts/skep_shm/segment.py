@@ -46,6 +46,12 @@ def hive_prefix(root: Path) -> str:
     return f"/skep-{hive_owner(root)}-{digest}-"
 
 
+def region_path(root: Path, region: str) -> str:
+    """Where the anchor of a region is, once there is one. A reader that waits for it asks for this file first: to
+    attach in vain costs thirty times as much."""
+    return f"{SHM_DIR}{hive_prefix(root)}{region}"
+
+
 def trusted_owners(root: Path) -> frozenset[int]:
     """Uids whose segments a reader of this hive believes: the hive's owner, itself and root."""
     return frozenset((hive_owner(root), os.geteuid(), 0))

@@ -98,6 +98,10 @@ class Child:
         fd = {"SKEP_TICKET_FD": str(inherited[0])} if self.ticket else {}
         return {**env, **fd, "SKEP_HIVE": str(root), "PYTHONUNBUFFERED": "1"}
 
+    def wait(self, until_s: float) -> None:
+        """Not to be started before then."""
+        self.state, self.again_s = State.WAITING, until_s
+
     def crashed(self, now_s: float) -> float:
         """Note a crash; returns the seconds until the next start."""
         if now_s - self.started_s > STEADY_S:

@@ -1,7 +1,7 @@
 """`skep up`: a whole hive in the foreground.
 
-Everything is started at once, because every process waits for what it needs by itself, and is ready when the
-router's own node table says that it is there. A crashed child is started again after a pause that grows. Ending
+Everything is started at once, or nearly, because every process waits for what it needs by itself, and is ready when
+the router's own node table says that it is there. A crashed child is started again after a pause that grows. Ending
 goes the other way, with a deadline for each step: applications, then system nodes, then the router, so that
 nobody is cut off with messages still to send; what does not end is killed with all it started.
 
@@ -31,6 +31,8 @@ from skep_nodes.cli.hive_folder import make_hive, wanted_root
 from skep_shm import RegionError
 
 STARTING_POLL_S, STEADY_POLL_S = 0.01, 0.1
+FIRST = frozenset({"SY.config.routes", "SY.opa.rules"})
+HEAD_START_S = 0.2  # of these and the router: what all others wait for has the processors to itself for a moment
 KILL_WAIT_S = 2.0  # for the kernel to take away what was killed
 FRONT_DESK = "SY.frontdesk.gov"
 SYSTEM_MODULES = {
@@ -146,7 +148,10 @@ class Supervisor:
         self._began_s = time.monotonic()
         try:
             for child in self.children:
-                child.start(self.hive.root, self._began_s)
+                if child.tickets or child.name in FIRST:
+                    child.start(self.hive.root, self._began_s)
+                else:
+                    child.wait(self._began_s + HEAD_START_S)
             self._watch()
         finally:
             self._stop()
@@ -172,8 +177,10 @@ class Supervisor:
                 if code is not None:
                     self._on_exit(child, code, now_s)
             if child.state is State.WAITING and now_s >= child.again_s:
+                again = child.process is not None
                 child.start(self.hive.root, now_s)
-                self._tell(child, "started again")
+                if again:
+                    self._tell(child, "started again")
             elif child.state is State.STARTING:
                 joined = self._joined() if joined is None else joined
                 if self._is_ready(child, joined):
