@@ -105,10 +105,19 @@ class Model:
         over = 0 < bound[1] <= now  # the lease has ended, and the next tick will say so
         return verdict.either(self._unbound(sender, selector)) if over else verdict
 
+    def _answers_system(self, selector: Selector) -> bool:
+        """Whoever may ask before the hive is ready hears the answer."""
+        if selector.dst_kind != DstKind.UUID:
+            return False
+        found = self.registry.find(selector.destination)
+        answers = (MessageClass.QUERY_RESPONSE, MessageClass.COMMAND_RESPONSE)
+        opening = selector.phase in (Phase.MESSAGE, Phase.REQUEST, Phase.CANCEL)
+        return found is not None and system(found.name) and (not opening or selector.message_class in answers)
+
     def _refusal(self, sender: FakeLink, claimed: bytes, selector: Selector) -> str:
         if claimed != sender.uuid:
             return "SOURCE_FORGED"
-        if self.state is None and not system(sender.name):
+        if self.state is None and not system(sender.name) and not self._answers_system(selector):
             return "NOT_READY"
         if not self.may_speak(sender.uid, sender.name, selector.src_ilk):
             return "ILK_FORBIDDEN"
