@@ -101,17 +101,17 @@ def _environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("line", "milliseconds"), [("import skep", 60), ("from skep import Node, connect", 200)]
+    ("line", "milliseconds"), [("import skep", 80), ("from skep import Node, connect", 270)]
 )
 def test_importing_is_quick_and_lean(line: str, milliseconds: int) -> None:
-    """Bounds three times what it takes on an idle core, because a test machine is none."""
+    """Bounds four times what it takes on an idle core, and the best of nine: a test machine is none."""
     code = f"import time, sys; t = time.process_time(); {line}; d = time.process_time() - t\n"
     code += "print(d * 1000, 'pydantic' in sys.modules, 'skep.sync' in sys.modules, 'skep.testing' in sys.modules)"
     runs = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=_environment(), check=True
         )
-        for _ in range(3)
+        for _ in range(9)
     ]
     fastest = min(float(run.stdout.split()[0]) for run in runs)
     assert fastest < milliseconds
