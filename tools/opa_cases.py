@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ def main() -> int:
     chosen = [case for case in opa_cases.cases(str(need_opa()), where) if arguments.word in case.name]
     totals: Counter[str] = Counter()
     why: Counter[str] = Counter()
-    with ProcessPoolExecutor(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as pool:  # a fork may hold a lock for ever
         judged = pool.map(partial(opa_cases.judge, str(need_opa())), chosen, chunksize=8)
         for case, outcome in zip(chosen, judged, strict=True):
             totals[outcome.verdict] += 1
