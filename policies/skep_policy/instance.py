@@ -202,7 +202,9 @@ class Instance:
     def dump_data(self) -> bytes:
         """The data as JSON, with the interpreter's lock given up."""
         try:
-            self._store.set_limits(memory_size=DATA_MEMORY_BYTES_MAX)  # the text is not the policy's doing either
+            self._store.set_limits(
+                memory_size=DATA_MEMORY_BYTES_MAX
+            )  # the text is not the policy's doing either
             self._set_fuel(START_FUEL_MAX + LOAD_FUEL_PER_BYTE * self._heap)
             self._heap_set(self._heap)
             return text_at(self._calls, self._json_dump_aside(self._data), DATA_MEMORY_BYTES_MAX) or b""
@@ -436,6 +438,9 @@ def _conflict(text: str) -> tuple[str, str] | None:
 
 
 def _copy(target: memoryview, source: memoryview, start: int, end: int) -> None:
-    """Bytes from one instance's memory to another's, with the interpreter's lock given up."""
+    """Bytes from one instance's memory to another's, with the interpreter's lock given up. Where they begin and end is
+    what the code said, and nothing else stands between it and the memory of this process: so it is checked here."""
+    if not 0 <= start <= end <= min(len(source), len(target)):
+        raise CallFailed(f"the code's data lie from {start} to {end}, where it has no memory")
     to, of = (ctypes.addressof(ctypes.c_ubyte.from_buffer(view)) for view in (target, source))
     ctypes.memmove(to + start, of + start, end - start)

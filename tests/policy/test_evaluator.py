@@ -122,6 +122,25 @@ def test_whatever_the_code_does_decide_answers(make: Make, body: str) -> None:
         assert not found.defined
 
 
+@pytest.mark.goal("G17")
+@pytest.mark.parametrize("pointer", ["-1", "2147483647", "1048577", "0"])
+def test_data_that_lie_outside_memory_are_not_copied(make: Make, pointer: str) -> None:
+    """Found by a damaged module (seed 11013630): its heap pointer was where nothing is, and the copy went there. Here
+    it goes astray after the first, the second, ... time that it is asked for."""
+    count = "(global.set $calls (i32.add (global.get $calls) (i32.const 1)))"
+    for times in range(10):
+        chosen = f"(i32.gt_u (global.get $calls) (i32.const {times}))"
+        body = f"{count} (if (result i32) {chosen} (then (i32.const {pointer})) (else (i32.const 8192)))"
+        bodies = {"opa_heap_ptr_get": body, "opa_eval": "unreachable"}
+        try:
+            evaluator = make(wat.module(bodies=bodies, extra="(global $calls (mut i32) (i32.const 0))"))
+        except PolicyError as error:
+            assert error.code in ERRORS  # noqa: PT017 - refused at once, which is as good
+            continue
+        for _ in range(2):
+            assert evaluator.decide("router/allow", b"{}").error in ERRORS
+
+
 def test_input_over_the_limit_costs_no_instance(make: Make) -> None:
     evaluator = make(wat.module())
     live = evaluator._live
