@@ -10,8 +10,8 @@ import pytest
 
 from skep_nodes.ai.desk import DeskSettings, ModelSettings, TenantDocuments
 from skep_nodes.cli.app_identity import app
+from skep_nodes.cli.children import SYSTEM_MODULES
 from skep_nodes.cli.hive_file import _ENVIRONMENT, HiveFile, NodeEntry
-from skep_nodes.cli.up import SYSTEM_MODULES
 from skep_nodes.identity.refusal import Code
 from skep_nodes.identity.verbs import Settings
 from skep_nodes.identity.verbs import verbs as verbs_of_identity

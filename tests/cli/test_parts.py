@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from skep_nodes.cli.bench import compare_command, compared
-from skep_nodes.cli.children import BACKOFF_MAX_S, STEADY_S, Child, State, describe_exit
+from skep_nodes.cli.children import BACKOFF_MAX_S, STEADY_S, SYSTEM_MODULES, Child, State, describe_exit
 from skep_nodes.cli.demo import Step, transcript
 from skep_nodes.cli.explain import choose, span_text, steps_of
 from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.nursery import Nursery
 from skep_nodes.cli.output import Format, Output
 from skep_nodes.cli.session import answered
-from skep_nodes.cli.up import SYSTEM_MODULES
 from skep_shm import Record, RecordKind
+from support.wait import eventually
 
 
 def test_pauses_grow_to_a_bound_and_a_long_life_resets_them() -> None:
@@ -138,9 +139,10 @@ def test_last_words_are_those_of_this_life(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "AI.x.log").write_text("an old story\n")
     child = Child("AI.x", ["true"])
-    child.start(tmp_path, 0.0)
+    with Nursery() as nursery:
+        child.start(nursery, tmp_path, 0.0)
     assert child.process is not None
-    child.process.wait(10)
+    eventually(lambda: child.process.poll() == 0, within=10)  # type: ignore[union-attr]
     assert child.last_words(tmp_path) == ""
     with (tmp_path / "logs" / "AI.x.log").open("a") as log:
         log.write("why\n")

@@ -56,9 +56,13 @@ def up(
     quiet: opt.Quiet = False,
 ) -> int:
     """Run a whole hive in the foreground, until Ctrl-C."""
-    from skep_nodes.cli.up import up_command
+    from skep_nodes.cli.children import ROUTER_MODULE, SYSTEM_MODULES
+    from skep_nodes.cli.nursery import Nursery
 
-    return up_command(hive, demo=demo, trace=trace, quiet=quiet)
+    with Nursery([f"{ROUTER_MODULE}.__main__", *SYSTEM_MODULES.values()]) as nursery:  # it imports while we do
+        from skep_nodes.cli.up import up_command
+
+        return up_command(hive, nursery, demo=demo, trace=trace, quiet=quiet)
 
 
 @app.command()

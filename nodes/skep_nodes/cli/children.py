@@ -1,31 +1,41 @@
 """One child process of `skep up`: how it is started, what it inherits, and how long to wait before it starts
 again.
 
-A child gets a session of its own, so that all it starts can be ended together; the hive in SKEP_HIVE, so that a node
-which reads no arguments finds it; its output in `logs/<name>.log`; a ticket on an inherited descriptor when it is a
-system node; and the kernel's promise of a SIGTERM when we die, so that nothing outlives a killed `skep up`.
+A child is born in the nursery. It gets a session of its own, so that all it starts can be ended together; the hive in
+SKEP_HIVE, so that a node which reads no arguments finds it; its output in `logs/<name>.log`; a ticket on an inherited
+descriptor when it is a system node; and the kernel's promise of a SIGTERM when we die, so that nothing outlives a
+killed `skep up`. A node with a `path` or an `env` of its own gets an interpreter that starts with these.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import secrets
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
+from skep_nodes.cli.nursery import TICKET_FD, Birth, Nursery, Process
+
 LOG_BYTES_MAX = 8 << 20  # a log larger than this is put aside at the next start, and the one before it goes
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 10.0
 STEADY_S = 20.0  # a child that lived this long has recovered: its next crash is a first one again
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+ROUTER_MODULE, FRONT_DESK = "skep_router", "SY.frontdesk.gov"
+SYSTEM_MODULES = {
+    "SY.config.routes": "skep_nodes.sy.config_routes",
+    "SY.threads": "skep_nodes.sy.threads",
+    "SY.identity": "skep_nodes.sy.identity",
+    "SY.tap": "skep_nodes.sy.tap",
+    "SY.opa.rules": "skep_nodes.sy.opa_rules",
+    "SY.registrar": "skep_nodes.sy.registrar",
+    FRONT_DESK: "skep_nodes.sy.frontdesk_gov",
+    "SY.decisions": "skep_nodes.sy.decisions",
+}
 
 
 class State(StrEnum):
@@ -48,7 +58,7 @@ class Child:
     tickets: dict[str, str] = field(default_factory=dict)  # for a router: (system node → its ticket)
     restart: bool = True
     path: str = ""  # a folder in which its module is looked for first
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     state: State = State.STOPPED
     started_s: float = 0.0
     again_s: float = 0.0
@@ -59,21 +69,22 @@ class Child:
     def pid(self) -> int:
         return self.process.pid if self.process else 0
 
-    def start(self, root: Path, now_s: float) -> None:
+    def start(self, nursery: Nursery, root: Path, now_s: float) -> None:
         """Start the process. Raises OSError."""
         inherited = self._descriptors()
         try:
             with log_file(root, self.name) as log:
                 self.log_at = log.tell()
-                self.process = subprocess.Popen(
-                    [*self.argv, *(["--ticket-fd", str(inherited[0])] if self.tickets else [])],
-                    env=self._environment(root, inherited), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=root,
-                    pass_fds=inherited, start_new_session=True, preexec_fn=_die_with_parent,
-                )  # fmt: skip
+                self.process = nursery.bear(self._birth(root), [log.fileno(), *inherited])
         finally:
             for fd in inherited:
                 os.close(fd)
         self.state, self.started_s = State.STARTING, now_s
+
+    def _birth(self, root: Path) -> Birth:
+        ticket = ["--ticket-fd", str(TICKET_FD)] if self.tickets else []
+        fresh = bool(self.path or self.env) or self.argv[:3] != python("")[:3]
+        return Birth(self.name, [*self.argv, *ticket], self._environment(root), str(root), fresh)
 
     def _descriptors(self) -> list[int]:
         """A read end with this child's ticket, or, for a router, with the hashes of all tickets."""
@@ -82,21 +93,15 @@ class Child:
             return [_pipe("\n".join(lines))]
         return [_pipe(self.ticket)] if self.ticket else []
 
-    def _environment(self, root: Path, inherited: list[int]) -> dict[str, str]:
-        """Ours, less what was meant for us alone; the child has another working folder, so paths become absolute."""
-        env = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("SKEP_TICKET_FD", "NOTIFY_SOCKET")
-        } | self.env
-        paths = [
-            *([self.path] if self.path else []),
-            *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)),
-        ]
+    def _environment(self, root: Path) -> dict[str, str]:
+        """What differs from ours; the child has another working folder, so paths become absolute."""
+        env = dict(self.env)
+        searched = env.get("PYTHONPATH", os.environ.get("PYTHONPATH", "")).split(os.pathsep)
+        paths = list(filter(None, [self.path, *searched]))
         if paths:
             env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in paths)
-        fd = {"SKEP_TICKET_FD": str(inherited[0])} if self.ticket else {}
-        return {**env, **fd, "SKEP_HIVE": str(root), "PYTHONUNBUFFERED": "1"}
+        fd = {"SKEP_TICKET_FD": str(TICKET_FD)} if self.ticket else {}
+        return {**env, **fd, "SKEP_HIVE": str(root)}
 
     def wait(self, until_s: float) -> None:
         """Not to be started before then."""
@@ -174,7 +179,3 @@ def _pipe(text: str) -> int:
     os.write(write_fd, text.encode())
     os.close(write_fd)
     return read_fd
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

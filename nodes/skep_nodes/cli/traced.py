@@ -31,6 +31,7 @@ def main() -> None:
     sample_everything()
     module = sys.argv[1]
     del sys.argv[0]
+    sys.modules.pop(module, None)  # imported already where we are a fork: its functions have other globals
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -24,30 +24,28 @@ from typing import Any
 
 import skep_shm
 from skep.hive import Hive
-from skep_nodes.cli.children import Child, State, describe_exit, new_ticket, python
+from skep_nodes.cli.children import (
+    FRONT_DESK,
+    ROUTER_MODULE,
+    SYSTEM_MODULES,
+    Child,
+    State,
+    describe_exit,
+    new_ticket,
+    python,
+)  # fmt: skip
 from skep_nodes.cli.failure import Exit, Failure
 from skep_nodes.cli.hive_file import HiveFile, NodeEntry, load
 from skep_nodes.cli.hive_folder import make_hive, wanted_root
+from skep_nodes.cli.nursery import Nursery
 from skep_shm import RegionError
 
 STARTING_POLL_S, STEADY_POLL_S = 0.01, 0.1
 FIRST = frozenset({"SY.config.routes", "SY.opa.rules"})
 HEAD_START_S = 0.2  # of these and the router: what all others wait for has the processors to itself for a moment
 KILL_WAIT_S = 2.0  # for the kernel to take away what was killed
-FRONT_DESK = "SY.frontdesk.gov"
-SYSTEM_MODULES = {
-    "SY.config.routes": "skep_nodes.sy.config_routes",
-    "SY.threads": "skep_nodes.sy.threads",
-    "SY.identity": "skep_nodes.sy.identity",
-    "SY.tap": "skep_nodes.sy.tap",
-    "SY.opa.rules": "skep_nodes.sy.opa_rules",
-    "SY.registrar": "skep_nodes.sy.registrar",
-    FRONT_DESK: "skep_nodes.sy.frontdesk_gov",
-    "SY.decisions": "skep_nodes.sy.decisions",
-}
 
-
-def up_command(root: Path | None, *, demo: bool, trace: bool, quiet: bool) -> int:
+def up_command(root: Path | None, nursery: Nursery, *, demo: bool, trace: bool, quiet: bool) -> int:
     """Run the hive until a signal ends it."""
     folder = wanted_root(root)
     made, hive = make_hive(folder)
@@ -57,7 +55,8 @@ def up_command(root: Path | None, *, demo: bool, trace: bool, quiet: bool) -> in
     settings = load(hive.root).settings
     entries = [*settings.nodes, *(demo_entries(hive) if demo else [])]
     with _Lock(hive.root / "run" / "up.lock"):
-        supervisor = Supervisor(hive, settings, children_of(hive, settings, entries, trace=trace), say)
+        children = children_of(hive, settings, entries, trace=trace)
+        supervisor = Supervisor(hive, settings, children, nursery, say)
         if demo:
             supervisor.hint = f"try: skep msg req AI.desk 'How long does delivery take?' --hive {hive.root}"
         return supervisor.run()
@@ -78,7 +77,7 @@ def children_of(
     tickets = {name: new_ticket() for name in system}
     root = str(hive.root)
     # There always is a policy, so nothing may pass before it decides; and no exchange is cut by its arrival.
-    router = python("skep_router", "--hive", root, "--name", settings.router_name, "--policy", "required",
+    router = python(ROUTER_MODULE, "--hive", root, "--name", settings.router_name, "--policy", "required",
                     "--seals", settings.seals)  # fmt: skip
     children = [Child(settings.router_name, router, tickets=tickets)]
     for name, module in system.items():
@@ -132,12 +131,13 @@ class Supervisor:
     """Keeps the children of one hive running until it is told to stop."""
 
     def __init__(
-        self, hive: Hive, settings: HiveFile, children: list[Child], say: Callable[[str], None]
+        self, hive: Hive, settings: HiveFile, children: list[Child], nursery: Nursery, say: Callable[[str], None]
     ) -> None:
         self.hive, self.settings, self.children, self._say = hive, settings, children, say
+        self._nursery = nursery
         self._stopping = False
         self._readers: list[skep_shm.NodesReader] = []
-        self._began_s = 0.0
+        self._began_s = nursery.began_s
         self._was_ready = False
         self.hint = ""  # said once, when everything is ready
 
@@ -145,13 +145,12 @@ class Supervisor:
         """Start, watch, stop; returns the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        self._began_s = time.monotonic()
         try:
             for child in self.children:
                 if child.tickets or child.name in FIRST:
-                    child.start(self.hive.root, self._began_s)
+                    self._start(child)
                 else:
-                    child.wait(self._began_s + HEAD_START_S)
+                    child.wait(time.monotonic() + HEAD_START_S)
             self._watch()
         finally:
             self._stop()
@@ -164,6 +163,7 @@ class Supervisor:
         while not self._stopping:
             now_s = time.monotonic()
             self._look(now_s)
+            self._nursery.reap_strangers({child.pid for child in self.children})
             if not self._was_ready:
                 self._check_ready(now_s)
             time.sleep(STEADY_POLL_S if self._was_ready else STARTING_POLL_S)
@@ -177,15 +177,25 @@ class Supervisor:
                 if code is not None:
                     self._on_exit(child, code, now_s)
             if child.state is State.WAITING and now_s >= child.again_s:
-                again = child.process is not None
-                child.start(self.hive.root, now_s)
-                if again:
-                    self._tell(child, "started again")
+                self._start(child)
             elif child.state is State.STARTING:
                 joined = self._joined() if joined is None else joined
                 if self._is_ready(child, joined):
                     child.state = State.READY
                     self._tell(child, f"ready in {now_s - child.started_s:.2f} s")
+
+    def _start(self, child: Child) -> None:
+        """Start it, at first or again. What the system refuses later on may be granted next time, as for a crash."""
+        again, now_s = child.process is not None, time.monotonic()
+        try:
+            child.start(self._nursery, self.hive.root, now_s)
+        except OSError as error:
+            if not self._was_ready:
+                raise
+            self._tell(child, f"cannot be started: {error}; again in {child.crashed(now_s):.1f} s")
+            return
+        if again:
+            self._tell(child, "started again")
 
     def _is_ready(self, child: Child, joined: dict[int, str]) -> bool:
         if child.tickets:
@@ -265,7 +275,7 @@ class Supervisor:
     def _stop_step(self, children: list[Child], patience_s: float) -> None:
         alive = [child for child in children if child.process is not None and child.process.poll() is None]
         for child in alive:
-            child.process.terminate()  # type: ignore[union-attr]  # to the child alone: it ends what it started
+            os.kill(child.pid, signal.SIGTERM)  # to the child alone: it ends what it started
         if _all_end(alive, patience_s):
             alive = []
         for child in alive:
