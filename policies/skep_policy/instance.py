@@ -45,7 +45,7 @@ from skep_policy.limits import (
     START_FUEL_MAX,
 )
 from skep_policy.module import Module, text_at
-from skep_policy.rawcall import Call, CallFailed, Calls, Host
+from skep_policy.rawcall import Ask, Call, CallFailed, Calls, Host
 
 CONFLICTS: Final = ("var assignment conflict", "object insert conflict")
 """What OPA's code says when a complete rule has two answers, or a key two values; file, line and column stand
@@ -56,7 +56,6 @@ _LARGE: Final = 128
 stashing forgets; the next allocation of that kind takes it back into the heap. (OPA 1.22: malloc.c,
 opa_free_bulk.)"""
 
-_FIRST: Final = 256  # of a result's bytes, what is copied at once
 _ROOM: Final = (8, 48)
 """Data in memory are six or seven times as large as their JSON; an array of nothing but digits is forty times."""
 
@@ -80,7 +79,7 @@ class Instance:
     _base: int
     _clock: int
     _set_fuel: Call
-    _eval: Call
+    _ask: Ask
     _malloc: Call
     _free: Call
     _value_parse: Call
@@ -106,16 +105,11 @@ class Instance:
     def evaluate(self, entrypoint: int, input: bytes, fuel: int = FUEL_MAX, exact: bool = False) -> bytes:
         """The result set as JSON: `[]` when undefined; `exact` writes sets as sets (`builtins.values`). Raises
         PolicyError FUEL, TRAP, MEMORY, CONFLICT, BUILTIN; then the instance is broken."""
-        size, start = len(input), self._input
-        if size > INPUT_BYTES_MAX:
-            raise PolicyError("MEMORY", f"the input is {size} bytes, {INPUT_BYTES_MAX} at most")
+        if len(input) > INPUT_BYTES_MAX:
+            raise PolicyError("MEMORY", f"the input is {len(input)} bytes, {INPUT_BYTES_MAX} at most")
         try:
-            self._set_fuel(fuel)
-            self._calls.view[start : start + size] = input
-            result = self._eval(0, entrypoint, self._data, start, size, self._heap, exact)
-            text = bytes(self._calls.view[result : result + _FIRST])
-            end = text.find(0)
-            return text[:end] if end >= 0 else self._long_result(result)
+            found = self._ask(fuel, entrypoint, self._data, self._input, input, self._heap, exact)
+            return found if isinstance(found, bytes) else self._long_result(found)
         except (CallFailed, AbortError, _BuiltinError) as failed:
             raise self._broken(failed, fuel) from None
         finally:
@@ -271,7 +265,7 @@ class Instance:
 
     def _bind(self, exports: Any) -> None:  # every name here stands in _CALLS
         bind = self._calls.bind
-        self._eval = bind(exports["opa_eval"], 7)
+        self._ask = self._calls.bind_question(exports["opa_eval"])
         self._malloc, self._free = bind(exports["opa_malloc"], 1), bind(exports["opa_free"], 1)
         self._value_parse = bind(exports["opa_value_parse"], 2)
         self._value_parse_aside = bind(exports["opa_value_parse"], 2, released=True)
@@ -392,7 +386,7 @@ class Instance:
 
 
 _CALLS: Final = (
-    "_set_fuel", "_eval", "_malloc", "_free", "_value_parse", "_value_parse_aside", "_value_dump", "_json_dump_aside",
+    "_set_fuel", "_ask", "_malloc", "_free", "_value_parse", "_value_parse_aside", "_value_dump", "_json_dump_aside",
     "_value_free", "_add_path", "_remove_path", "_heap_get", "_heap_set", "_stash", "_restore",
 )  # fmt: skip
 

@@ -14,11 +14,23 @@ package router
 # description: >-
 #   Names of nodes, best first: the front desk for strangers; the node that the sender names; else agents,
 #   then senior agents, then people, of the sender's tenant before those of no tenant. Sixteen of a level are enough to
-#   find one that is there; each name more makes the decision longer.
+#   find one that is there; each name more makes the decision longer. The first body is the question that is asked most:
+#   a registered sender wants one capability, and nobody without a tenant has it. The third says the same of any tenant.
 # entrypoint: true
 default target := []
 
-target := [front_desk] if {
+target := array.concat(
+	array.slice(mine.agents, 0, 16),
+	array.concat(array.slice(mine.seniors, 0, 16), object.get(us, ["human_handover", "people"], [])),
+) if {
+	input.src.registration_status == "complete"
+	not input.meta.target
+	not input.meta.action == "escalate"
+	us := data.tenant[input.src.tenant].ready
+	mine := us[input.meta.context.required_capability]
+	not data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready[input.meta.context.required_capability]
+	not data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready.human_handover
+} else := [front_desk] if {
 	stranger
 } else := [input.meta.target] if {
 	named_node
