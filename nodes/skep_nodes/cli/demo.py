@@ -40,6 +40,7 @@ BY_MAIL = "And how long does it take?"
 LAST = "How many days do I have to return an item?"
 REPAIR = "Yes. Bring it to our workshop in Valencia and we will look at it."
 BRASS = "Not at all, brass is what we repair most."
+HANDED_BACK = "is handed back"
 SCRIPT = ("/wait", "/take", REPAIR, "/wait", BRASS, "/back")
 
 T = TypeVar("T")
@@ -215,7 +216,10 @@ class Demo:
         expect(not self._hops.has(CHANNEL, DESK), "the next message does not pass the desk")
 
     def _person_hands_back(self) -> None:
-        wait(lambda: not self._handler(), ANSWER_S, "the person hands the conversation back")
+        """Done when the person reads so. Shared memory says it a moment before the router has looked there; what is
+        acknowledged, routers obey."""
+        wait(lambda: HANDED_BACK in self._hive.screen(PERSON), ANSWER_S, "the person reads that it is handed back")
+        expect(not self._handler(), "the thread is bound to nobody", self._handler())
         self.steps.append(
             Step("person", "(hands the conversation back)", self._hops.take(PERSON, "SY.threads"))
         )

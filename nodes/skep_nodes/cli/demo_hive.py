@@ -122,6 +122,10 @@ class DemoHive:
                 raise DemoError(f"the hive did not start:\n{text}{self.logs()}")
             time.sleep(POLL_S)
 
+    def screen(self, name: str) -> str:
+        """What a node of this hive has shown to whoever sits before it."""
+        return (self.root / "logs" / f"{name}.log").read_text(errors="replace")
+
     def logs(self) -> str:
         """The last lines of every process, for a failure."""
         parts = []
