@@ -24,58 +24,74 @@ K = TypeVar("K", bound=Kept)
 
 
 class _Generation(Generic[K]):
-    __slots__ = ("entries", "readers")
+    __slots__ = ("parts", "readers")
 
-    def __init__(self) -> None:
-        self.entries: dict[Hashable, K] = {}
-        self.readers: dict[bytes, set[Hashable]] = {}
+    def __init__(
+        self, parts: dict[int, dict[Hashable, K]], readers: dict[bytes, set[tuple[int, Hashable]]]
+    ) -> None:
+        self.parts = parts
+        self.readers = readers
 
-    def put(self, key: Hashable, entry: K) -> None:
-        self.entries[key] = entry
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+    def put(self, part: int, key: Hashable, entry: K) -> None:
+        self.parts.setdefault(part, {})[key] = entry
         for ilk in entry.ilks:
-            self.readers.setdefault(ilk, set()).add(key)
+            self.readers.setdefault(ilk, set()).add((part, key))
+
+    def pop(self, part: int, key: Hashable) -> K | None:
+        return self.parts[part].pop(key, None) if part in self.parts else None
 
     def forget(self, ilk: bytes) -> None:
-        for key in self.readers.pop(ilk, ()):
-            self.entries.pop(key, None)
+        for part, key in self.readers.pop(ilk, ()):
+            self.parts[part].pop(key, None)
 
 
 class DecisionCache(Generic[K]):
-    """Of one entry point of one policy."""
+    """Of one entry point of one policy. A key has two members, a small number and the rest: to join the two would cost
+    the caller more than to look up twice. What ends by itself is kept apart, under the number's complement, so what
+    stands under the number needs no look at the clock."""
 
     __slots__ = ("_half", "_old", "_young", "recent")
 
     def __init__(self, maximum: int) -> None:
         self._half = max(1, maximum // 2)
+        self.recent: dict[int, dict[Hashable, K]] = {}  # the young: who finds it here need not call `find`
         self.clear()
 
     def __len__(self) -> int:
-        return len(self._young.entries) + len(self._old.entries)
+        return len(self._young) + len(self._old)
 
     def clear(self) -> None:
-        self._young: _Generation[K] = _Generation()
-        self._old: _Generation[K] = _Generation()
-        self.recent = self._young.entries  # for a caller who cannot afford the call of `find`
+        self.recent.clear()
+        self._young: _Generation[K] = _Generation(self.recent, {})
+        self._old: _Generation[K] = _Generation({}, {})
 
-    def find(self, key: Hashable, now_ns: int) -> K | None:
-        """The decision of this key, unless it has ended. The hot path of a policy."""
-        found = self._young.entries.get(key)
-        if found is None:
-            found = self._old.entries.pop(key, None)
+    def find(self, part: int, key: Hashable, now_ns: int) -> K | None:
+        """The decision of this key, unless it has ended."""
+        for place in (part, ~part):
+            found = self._young.parts.get(place, {}).get(key)
             if found is None:
-                return None
-            self.put(key, found)
-        if found.valid_until_ns and found.valid_until_ns <= now_ns:
-            self._young.entries.pop(key, None)
-            return None
-        return found
+                found = self._old.pop(place, key)
+                if found is not None:
+                    self.put(part, key, found)
+            if found is not None and found.valid_until_ns and found.valid_until_ns <= now_ns:
+                self._young.pop(place, key)
+            elif found is not None:
+                return found
+        return None
 
-    def put(self, key: Hashable, entry: K) -> None:
+    def put(self, part: int, key: Hashable, entry: K) -> None:
         """Keep a decision; the oldest half makes room."""
-        if len(self._young.entries) >= self._half:
-            self._old, self._young = self._young, _Generation()
-            self.recent = self._young.entries
-        self._young.put(key, entry)
+        if len(self._young) >= self._half:
+            self._old = _Generation(self.recent.copy(), self._young.readers)
+            self.recent.clear()
+            self._young = _Generation(self.recent, {})
+        place = ~part if entry.valid_until_ns else part
+        self._young.pop(~place, key)
+        self._old.pop(~place, key)
+        self._young.put(place, key, entry)
 
     def forget(self, ilk: bytes) -> None:
         """This interlocutor's record has changed."""

@@ -115,7 +115,8 @@ def test_what_no_policy_reads_makes_no_second_question() -> None:
     ):  # fmt: skip
         desk.target(**{"action": "x", "thread": b"h" * 32, **facts})
     assert len(desk.engine.asked) == 1
-    assert desk.target(action="x", thread=b"i" * 32).hits == 8
+    desk.target(action="x", thread=b"i" * 32)
+    assert (desk.decider.statistics()["decisions"], desk.decider.statistics()["hits"]) == (1, 8)
 
 
 @pytest.mark.parametrize(
@@ -321,21 +322,34 @@ def test_a_shadow_gets_a_share_of_the_time_and_no_more() -> None:
 
 
 class Kept:
-    valid_until_ns = 0
-
-    def __init__(self, *ilks: bytes) -> None:
+    def __init__(self, *ilks: bytes, until: int = 0) -> None:
         self.ilks = ilks
+        self.valid_until_ns = until
 
 
 def test_the_cache_is_bounded_and_keeps_what_is_used() -> None:
     cache: DecisionCache[Kept] = DecisionCache(8)
-    cache.put("used", Kept())
+    cache.put(1, "used", Kept())
     for number in range(100):
-        cache.put(number, Kept(ILK))
-        assert cache.find("used", 1) is not None
+        cache.put(number % 3, number, Kept(ILK))
+        assert cache.find(1, "used", 1) is not None
         assert len(cache) <= 9
     cache.forget(ILK)
     assert len(cache) == 1
+
+
+def test_one_key_has_one_decision_with_an_end_or_without() -> None:
+    cache: DecisionCache[Kept] = DecisionCache(4)
+    endless, ending = Kept(ILK), Kept(ILK, until=9)
+    for before, after in ((endless, ending), (ending, endless)):
+        cache.put(1, "k", before)
+        for number in range(3):
+            cache.put(1, number, Kept())  # the first one is of the old half now
+        cache.put(1, "k", after)
+        assert cache.find(1, "k", 5) is after
+        assert cache.find(1, "k", 9) is (endless if after is endless else None)
+    cache.forget(ILK)
+    assert cache.find(1, "k", 5) is None
 
 
 def test_time_is_written_as_opa_writes_it() -> None:
