@@ -7,8 +7,10 @@ here: whoever has it, and the hive's secret, computes the key (`channel_key`) an
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from skep_shm.errors import RegionCode, RegionError
+from skep_shm.found import Found
 from skep_shm.keyed import KEY_BYTES, Encoded, KeyedWriter, wrong_width
 from skep_shm.layouts import CHANNEL, SLOT_NONE, RegionKind, State
 from skep_shm.table_reader import TableReader
@@ -20,6 +22,7 @@ KIND_BYTES_MAX = CHANNEL.width("text")
 _LIVE = int(State.LIVE)
 _unpack = CHANNEL.only("state", "text_bytes", "key", "ilk", "tenant", "text").unpack
 _make = tuple.__new__
+_ILK, _TENANT = CHANNEL.part("ilk"), CHANNEL.part("tenant")
 
 
 class ChannelsWriter(KeyedWriter[ChannelRecord]):
@@ -41,6 +44,23 @@ class ChannelsWriter(KeyedWriter[ChannelRecord]):
         return record.key, kind, CHANNEL.struct.pack(*fields)[:-4]
 
 
+class FoundChannel(Found[ChannelRecord]):
+    """A channel that was looked up: whose it is, is read straight from the copy."""
+
+    __slots__ = ()
+
+    def _decoded(self) -> ChannelRecord:
+        return _whole(_unpack(self.raw))
+
+    @property
+    def ilk(self) -> bytes:
+        return self.raw[_ILK]
+
+    @property
+    def tenant(self) -> bytes:
+        return self.raw[_TENANT]
+
+
 class ChannelsReader(TableReader[ChannelRecord]):
     """The channels, as the nodes of channels see them."""
 
@@ -48,6 +68,7 @@ class ChannelsReader(TableReader[ChannelRecord]):
     layout = CHANNEL
     record_bytes = CHANNEL.size
     key = "key"
+    view = FoundChannel
 
     @classmethod
     def attach(cls, root: Path, owner_uid: int | None = None) -> ChannelsReader:
@@ -55,7 +76,10 @@ class ChannelsReader(TableReader[ChannelRecord]):
         return cls(root, REGION, owner_uid)
 
     def _decode(self, slot: int, raw: bytes) -> ChannelRecord | None:
-        state, size, key, ilk, tenant, text = _unpack(raw)
-        if state != _LIVE:
-            return None
-        return _make(ChannelRecord, (key, ilk, tenant, text[:size].decode()))
+        fields = _unpack(raw)
+        return _whole(fields) if fields[0] == _LIVE else None
+
+
+def _whole(fields: tuple[Any, ...]) -> ChannelRecord:
+    _, size, key, ilk, tenant, text = fields
+    return _make(ChannelRecord, (key, ilk, tenant, text[:size].decode()))

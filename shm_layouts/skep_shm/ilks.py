@@ -3,17 +3,19 @@
 Writer: SY.identity, alone. Readers: routers and system nodes, by group. No name stands here and no address: what a
 router decides by, and nothing that says who somebody is.
 
-A look-up of a record that the reader never saw costs about 1.5 us, most of it the checksum and the decoding, so both
-read each field once: enum members come from tuples (`IlkKind(0)` would cost 0.2 us each), and the text of the usual
-human is short enough to stand in the record.
+A look-up answers with a view (`FoundIlk`), because a router asks most interlocutors for a member or two, and all would
+take as long as the look-up itself. Enum members come from tuples (`IlkKind(0)` would cost 0.2 us each), and the text of
+the usual human is short enough to stand in the record.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from skep_shm.errors import RegionCode, RegionError
+from skep_shm.found import Found
 from skep_shm.keyed import KEY_BYTES, Encoded, KeyedWriter, wrong_width
 from skep_shm.layouts import ILK, SLOT_NONE, RegionKind, State
 from skep_shm.table_reader import TableReader
@@ -39,6 +41,9 @@ _HEAD = (
 )
 _unpack = ILK.only(*_HEAD, "alias_until_ms", "seal_until_ms", "capabilities", "degrees", "text").unpack
 _make = tuple.__new__
+_KIND_AT, _REGISTRATION_AT = ILK.offset("kind"), ILK.offset("registration")
+_ILK, _TENANT, _CANONICAL = ILK.part("ilk"), ILK.part("tenant"), ILK.part("canonical")
+_ALIAS_UNTIL, _SEAL_UNTIL = ILK.part("alias_until_ms"), ILK.part("seal_until_ms")
 _Words = tuple[str, ...]
 _NO_WORDS: tuple[str, _Words, _Words, _Words, _Words] = ("", (), (), (), ())
 _KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
@@ -99,6 +104,43 @@ def _text_of(record: IlkRecord, region: str) -> bytes:
     return text
 
 
+class FoundIlk(Found[IlkRecord]):
+    """An interlocutor that was looked up: what routers ask for first is read straight from the copy."""
+
+    __slots__ = ()
+
+    def _decoded(self) -> IlkRecord:
+        return _whole(_unpack(self.raw))
+
+    @property
+    def ilk(self) -> bytes:
+        return self.raw[_ILK]
+
+    @property
+    def kind(self) -> IlkKind:
+        return _KINDS[self.raw[_KIND_AT]]
+
+    @property
+    def registration(self) -> Registration:
+        return _REGISTRATIONS[self.raw[_REGISTRATION_AT]]
+
+    @property
+    def tenant(self) -> bytes:
+        return self.raw[_TENANT]
+
+    @property
+    def canonical(self) -> bytes:
+        return self.raw[_CANONICAL]
+
+    @property
+    def alias_until_ms(self) -> int:
+        return int.from_bytes(self.raw[_ALIAS_UNTIL], "little")
+
+    @property
+    def seal_until_ms(self) -> int:
+        return int.from_bytes(self.raw[_SEAL_UNTIL], "little")
+
+
 class IlksReader(TableReader[IlkRecord]):
     """The interlocutors, as routers see them."""
 
@@ -106,6 +148,7 @@ class IlksReader(TableReader[IlkRecord]):
     layout = ILK
     record_bytes = ILK.size
     key = "ilk"
+    view = FoundIlk
 
     @classmethod
     def attach(cls, root: Path, owner_uid: int | None = None) -> IlksReader:
@@ -114,33 +157,9 @@ class IlksReader(TableReader[IlkRecord]):
 
     def _decode(self, slot: int, raw: bytes) -> IlkRecord | None:
         fields = _unpack(raw)
-        state, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, degs, text = (
-            fields
-        )
-        if state != _LIVE:
+        if fields[0] != _LIVE:
             return None
-        if size > _INLINE:
-            return self._decode_long(slot, raw)
-        handler, has, can, degrees, kinds = _words(text[:size], roles, caps, degs) if size else _NO_WORDS
-        return _make(
-            IlkRecord,
-            (
-                ilk,
-                _KINDS[kind],
-                _SUBTYPES[subtype],
-                _REGISTRATIONS[reg],
-                _SEALS[seal],
-                tenant,
-                canonical,
-                alias,
-                until,
-                handler,
-                has,
-                can,
-                degrees,
-                kinds,
-            ),
-        )
+        return _whole(fields) if fields[2] <= _INLINE else self._decode_long(slot, raw)
 
     def _decode_long(self, slot: int, raw: bytes) -> IlkRecord | None:
         """One whose text goes on in other records."""
@@ -151,6 +170,31 @@ class IlksReader(TableReader[IlkRecord]):
         fields = _unpack(raw)
         head = self._decode(slot, raw[:14] + bytes(2) + raw[16:])  # as one without text
         return None if head is None else _make(IlkRecord, (*head[:9], *_split(text, fields[6], fields[12], fields[13])))
+
+
+def _whole(fields: tuple[Any, ...]) -> IlkRecord:
+    """A record whose text is all in it."""
+    _, kind, size, subtype, reg, seal, roles, ilk, tenant, canonical, alias, until, caps, degs, text = fields
+    handler, has, can, degrees, kinds = _words(text[:size], roles, caps, degs) if size else _NO_WORDS
+    return _make(
+        IlkRecord,
+        (
+            ilk,
+            _KINDS[kind],
+            _SUBTYPES[subtype],
+            _REGISTRATIONS[reg],
+            _SEALS[seal],
+            tenant,
+            canonical,
+            alias,
+            until,
+            handler,
+            has,
+            can,
+            degrees,
+            kinds,
+        ),
+    )
 
 
 def _split(text: bytes, roles: int, capabilities: int, degrees: int) -> tuple[str, _Words, _Words, _Words, _Words]:

@@ -79,6 +79,10 @@ class Layout:
     def width(self, field: str) -> int:
         return next(f.bytes for f in self.fields if f.name == field)
 
+    def part(self, field: str) -> slice:
+        """Where a field is in a copy."""
+        return slice(self._offsets[field], self._offsets[field] + self.width(field))
+
     def only(self, *names: str) -> struct.Struct:
         """A struct of the same size that yields only the named fields; the others are skipped, which is cheaper."""
         codes = [field.code if field.name in names else f"{field.bytes}x" for field in self.fields]

@@ -7,26 +7,25 @@ the records themselves are searched, which cannot miss. A damaged record counts 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 from zlib import crc32
 
-from skep_shm.anchor import GENERATION
-from skep_shm.index import M128, bucket_of, shift_of
+from skep_shm.found import Found
+from skep_shm.index import bucket_of, shift_of
 from skep_shm.layout import Layout
 from skep_shm.layouts import MORE, State
+from skep_shm.lookup import Generation, finder, getter
 from skep_shm.region import HIGH_WATER, Attachment
 from skep_shm.ring import read_changes
 from skep_shm.segment import Segment
-from skep_shm.seqlock import RESIDUE, Reader
+from skep_shm.seqlock import Entry, Reader
 from skep_shm.table import MORE_STRUCT, PREFIX
 from skep_shm.types import Change
 from skep_shm.words import unseal
 
 T = TypeVar("T")
-Index = tuple[int, int, int, int]
-"""Where buckets and links begin, as indexes of words; multiplier; shift."""
 _FIND_TRIES = 4  # a miss while the revision moves; then the records are searched
-_CHAIN_USUAL = 8  # records walked without verifying the words; longer chains are rarer than one in 10^6
 _TEXT_TRIES = 64
 
 
@@ -38,6 +37,9 @@ class TableReader(Attachment, Generic[T]):
 
     layout: Layout
     key: str
+    view: ClassVar[type[Found[Any]] | None] = None
+    _get: Callable[[int], T | None]
+    _quick: Callable[[bytes], T | None]
 
     def _mapped(self, segment: Segment, fields: dict[str, int | bytes]) -> None:
         self._words = segment.words
@@ -49,58 +51,33 @@ class TableReader(Attachment, Generic[T]):
         table = (self.number("records_offset"), self.layout.size, self._capacity)
         self._key_start = self.layout.offset(self.key)
         self._key_end = self._key_start + self.layout.width(self.key)
-        reader = Reader((segment.mapping, segment.words), table, self.number("undo_offset"), self._decode)
+        self._inline = self.layout.width("text") if "text" in self.layout else 0
+        reader: Reader[T] = Reader((segment.mapping, segment.words), table, self.number("undo_offset"), self._decode)
         self._copy = reader.copy
         self._entry = reader.entry
-        index = (self._buckets, self._links, self._multiplier, self._shift)
-        self._quick = self._finder(segment, table, index, reader)
-        self._inline = self.layout.width("text") if "text" in self.layout else 0
+        self._use(segment, table, reader)
 
-    def _finder(
-        self, segment: Segment, table: tuple[int, int, int], index: Index, records: Reader[T]
-    ) -> Callable[[bytes], T | None]:
-        """Returns what `find` does in one generation: straight through the index; `_find` is for what is not usual.
-
-        A record that seems to have another key is passed over unchecked: a hint good enough to look further along the
-        chain, never to answer "not found". In a table of a million records nearly every read is the first of its
-        record; a chain then costs one check and one decoding, not one for each record on the way. All in one closure
-        over locals: calls and attributes would double it.
-        """
-        mapping, words = segment.mapping, segment.words
-        base, stride, capacity = table
-        key = slice(self._key_start, self._key_end)
-        known, known_max, recall, entry = records.known, records.known_max, records.known.get, records.entry
-        decode, slow, number, steps = self._decode, self._find, int.from_bytes, range(_CHAIN_USUAL)
-        buckets, links, multiplier, shift = index
-
-        def find(wanted: bytes) -> T | None:
-            slot = (words[buckets + (((number(wanted, "little") * multiplier) & M128) >> shift)] >> 16) - 1
-            for _ in steps:
-                if not 0 <= slot < capacity:
-                    return slow(wanted)
-                start = base + slot * stride
-                sequence = words[start >> 3]
-                raw = mapping[start : start + stride]
-                if raw[key] == wanted:
-                    break
-                slot = (words[links + slot] >> 16) - 1
-            else:
-                return slow(wanted)
-            found = recall(slot)
-            if found is not None and raw == found[0]:
-                return found[1]
-            if sequence & 1 or words[start >> 3] != sequence or crc32(raw) != RESIDUE:
-                found = entry(slot)
-                return found[1] if found is not None and found[0][key] == wanted else slow(wanted)
-            value = decode(slot, raw)
-            if value is None:
-                return slow(wanted)
-            if len(known) >= known_max:
-                known.clear()
-            known[slot] = raw, value
-            return value
-
-        return find
+    def _use(self, segment: Segment, table: tuple[int, int, int], reader: Reader[T]) -> None:
+        """Puts this generation's closures where the methods `get` and `find` are found; the methods themselves follow
+        the anchor and ask the next generation's."""
+        at: Generation[T] = Generation(
+            anchor=self._anchor.values,
+            number=self._generation_word >> 16 & 0xFFFFFFFF,
+            mapping=segment.mapping,
+            words=segment.words,
+            values=segment.values,
+            table=table,
+            key=(self._key_start, self._key_end - self._key_start),
+            inline=self._inline,
+            index=(self._buckets, self._links, self._multiplier, 128 - self._shift),
+            records=reader,
+            decode=self._decode,
+            view=self.view,
+        )
+        get = getter(at, partial(TableReader.get, self), self._note_damage)
+        find = finder(at, partial(TableReader.find, self), self._find)
+        self._get, self._quick = get, find
+        vars(self).update(get=get, find=find)
 
     def _decode(self, slot: int, raw: bytes) -> T | None:
         """The value in a checked copy; None when the record is not live."""
@@ -109,13 +86,8 @@ class TableReader(Attachment, Generic[T]):
     def get(self, slot: int) -> T | None:
         """The record at `slot`; None when there is none, or it is damaged. Cost: one copy, compared with the copy
         that was checked when this version of the record was first read."""
-        if self._anchor_words[GENERATION] != self._generation_word:
-            self._follow()
-        entry = self._entry(slot)
-        if entry is None:
-            self._note_damage(slot)
-            return None
-        return entry[1]
+        self._current()
+        return self._get(slot)
 
     def read(self, slot: int) -> T | None:
         """As `get()`, but computes the checksum and decodes at each call."""
@@ -131,9 +103,9 @@ class TableReader(Attachment, Generic[T]):
             self.damaged += 1
 
     def find(self, key: bytes) -> T | None:
-        """The record with this key, through the hash index; None when no record has it."""
-        if self._anchor_words[GENERATION] != self._generation_word:
-            self._follow()
+        """The record with this key, through the hash index; None when no record has it. Of a region with views the
+        answer may be one: it has the members of a record and is equal to it, and decodes a member at each request."""
+        self._current()
         return self._quick(key)
 
     def _find(self, key: bytes) -> T | None:
@@ -151,7 +123,7 @@ class TableReader(Attachment, Generic[T]):
                 return None
         return self._search(key)
 
-    def _walk(self, key: bytes) -> tuple[tuple[bytes, T] | None, bool]:
+    def _walk(self, key: bytes) -> tuple[Entry[T] | None, bool]:
         """The chain's answer, and whether the chain was sound."""
         words = self._words
         word = words[self._buckets + bucket_of(key, self._multiplier, self._shift)]
