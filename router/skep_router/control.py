@@ -87,14 +87,13 @@ def _status(core: Core) -> dict[str, object]:
 
 
 def statistics(core: Core) -> dict[str, object]:
-    """Everything that is counted. Flows hold their own counters; they are added up here, when somebody asks."""
-    flows = frames = held = 0
+    """Everything that is counted. Accounts hold their own counters; they are added up here, when somebody asks."""
+    flows = held = 0
     for link in core.registry:
         flows += len(link.flows)
         held += link.held_bytes
-        for flow in link.flows.values():
-            frames += flow.frames
     past = core.accounts.statistics()
+    frames = sum(account.frames for account in past)
     return {
         "schema": "skep.router-stats/1", "name": core.name, "epoch": core.epoch, "ready": core.ready,
         "draining": core.draining, "nodes": len(core.registry), "flows": flows, "frames": frames,

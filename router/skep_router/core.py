@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from skep.protocol import limits
 from skep.protocol.codes import CloseReason, Reason
-from skep_router import answers, changes, delivery, forward, joining, slow, tap
+from skep_router import answers, changes, control, delivery, forward, joining, slow, tap
 from skep_router.accounts import Accounts
 from skep_router.decisions import Decisions
 from skep_router.fib import NAMES_PER_MISS, Fib, vpn_allows
@@ -70,7 +70,8 @@ class Core:
         self.draining = False
         self.counters = Counters()
         self.me = SelfLink(self.uuid, self.name, settings.own_uid, self.accounts.get(settings.own_uid))
-        self.no_flow = Flow(self.me, b"", None)
+        self.no_flow = Flow(self.me, b"", None)  # what a look-up finds when there is nothing: no hop, not plain
+        self.no_flow.seal()
         self.touched: list[Link] = []
         self.confirm_due: list[Link] = []
         self.pending: dict[Pending, None] = {}
@@ -200,6 +201,9 @@ class Core:
 
     def exceptional(self, link: Link, data: bytes, pos: int, end: int, now: int) -> int:
         return slow.exceptional(self, link, data, pos, end, now)
+
+    def taken(self, link: Link, ordinal: int, now: int) -> None:
+        control.taken(self, link, ordinal, now)
 
     def decorate(self, flow: Flow, hop: Link, frame: bytes, now: int) -> bytes | None:
         return slow.decorate(self, flow, hop, frame, now)

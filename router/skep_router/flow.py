@@ -7,7 +7,8 @@ binding, routes, VPN, tenant and policy were all asked. Whatever they depended o
 its flows are dropped, and the next frame decides again.
 
 A flow is *plain* when its frames can leave in runs, as they came but for a thread's sequence. Whatever needs a look at
-each frame (hop records, a JSON consumer, a group without a thread) makes it special, and only special flows pay.
+each frame (hop records, a JSON consumer, a group without a thread) makes it special, and only special flows pay. It is
+*simple* when its frames need nothing but copying: no number to write, nobody who wants to see them.
 """
 from __future__ import annotations
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Flow:
-    """One decision of one connection. Counters live here and are added up when somebody reads them."""
+    """One decision of one connection."""
 
     __slots__ = (
-        "ack", "dst_name", "extra", "frames", "group", "hop", "key", "link", "paused", "plain",
+        "ack", "batch", "dst_name", "extra", "group", "hop", "key", "link", "paused", "plain",
         "rest", "sampled", "tap", "thread", "turn",
     )
 
@@ -45,12 +46,14 @@ class Flow:
         self.extra = False  # its runs are tapped, or somebody waits for their confirmation
         self.paused = False
         self.dst_name = ""
-        self.frames = 0
+        self.batch: list[bytes | memoryview] | None = None  # its hop's, while it is simple
 
     def seal(self) -> None:
         """Work out what its frames need besides copying."""
         self.plain = self.hop is not None and self.hop.ordinary and self.group is None and not self.sampled
         self.extra = self.tap is not None or self.ack > 0
+        simple = self.plain and not self.extra and self.thread is None
+        self.batch = self.hop.batch if simple and self.hop is not None else None
 
 
 def install(flow: Flow, evict: Callable[[Flow], None]) -> None:
@@ -67,11 +70,10 @@ def install(flow: Flow, evict: Callable[[Flow], None]) -> None:
 
 
 def drop(flow: Flow) -> None:
-    """Forget one flow everywhere. Its counters are added to its account first, so that nothing counted is lost."""
+    """Forget one flow everywhere."""
     if flow.link.flows.pop(flow.key, None) is None:
         return
     flow.link.account.flows -= 1
-    flow.link.account.frames += flow.frames
     for hop in flow.group or ((flow.hop,) if flow.hop is not None else ()):
         hop.flows_in = without(hop.flows_in, flow)
         _unpaused(hop, flow)

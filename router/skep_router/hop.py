@@ -45,7 +45,7 @@ class Hop:
     queues that they do not use."""
 
     __slots__ = (
-        "batch", "batch_bytes", "batch_frames", "blocked", "clear", "flows_in", "frame_bytes_max", "held_bytes",
+        "batch", "batch_bytes", "batch_more", "blocked", "clear", "flows_in", "frame_bytes_max", "held_bytes",
         "inflight", "native", "ordinary", "over", "paused", "port", "queue", "queued_frames", "written_frames",
     )
 
@@ -56,8 +56,8 @@ class Hop:
         self.ordinary = native and frame_bytes_max >= limits.FRAME_BYTES_MAX  # takes any frame just as it is
         self.blocked = False
         self.clear = native  # native, alive, its socket takes bytes: a piece may be written without a question
-        self.batch: list[bytes | memoryview] | None = None
-        self.batch_frames = 0
+        self.batch: list[bytes | memoryview] = []  # stays the same list: flows append to it by themselves
+        self.batch_more = 0  # frames of the batch beyond one for each piece
         self.batch_bytes = 0  # counted for JSON only, whose frames are refused one by one before they are joined
         self.queue: deque[Held] | None = None
         self.queued_frames = 0

@@ -80,10 +80,17 @@ class Thread:
         self.used = False  # since it was last looked at; a thread that never speaks twice is the first to go
 
     def next_seq(self) -> int:
-        """The number of the next frame. The only call on the hot path."""
+        """The number of the next frame."""
         seq = self.seq = self.seq + 1
         self.used = True
         return seq
+
+    def next_numbers(self, count: int) -> range:
+        """The numbers of the next `count` frames."""
+        first = self.seq + 1
+        self.seq += count
+        self.used = True
+        return range(first, first + count)
 
     def pinned(self, name: str, members: tuple[M, ...]) -> M:
         """The member of group `name` that this thread sticks to; chosen and pinned when there is none.

@@ -16,12 +16,13 @@ THREADED = {"thread": DIGEST}
 
 
 @pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("equal", [False, True], ids=["varied", "equal"])
 @pytest.mark.parametrize("facts", [{}, THREADED, {"ack_level": AckLevel.DELIVERED}], ids=["plain", "thread", "ack"])
-def test_every_cut_of_a_stream_gives_the_same_frames(seed: int, facts: dict[str, object]) -> None:
+def test_every_cut_of_a_stream_gives_the_same_frames(seed: int, facts: dict[str, object], equal: bool) -> None:
     router, random_ = Router(), random.Random(seed)
     a = router.node("AI.a")
     sinks = [router.node(f"AI.s{i}") for i in range(3)]
-    stream, meant = _stream(a, random_, facts)
+    stream, meant = _equal(a, random_, facts) if equal else _stream(a, random_, facts)
     heard: list[list[str]] = [[], [], []]
     at = 0
     while at < len(stream):
@@ -44,6 +45,42 @@ def _stream(a: object, random_: random.Random, facts: dict[str, object]) -> tupl
         frames.append(a.frame(f"AI.s{to}", f'"{text}"'.encode(), **facts))  # type: ignore[attr-defined]
         meant[to].append(text)
     return b"".join(frames), meant
+
+
+def _equal(a: object, random_: random.Random, facts: dict[str, object]) -> tuple[bytes, list[list[str]]]:
+    """Frames of one length, enough for blocks: to one destination, then to many, with a longer one now and then."""
+    frames, meant = [], [[], [], []]  # type: ignore[var-annotated]
+    for number in range(700):
+        to = number // 100 if number < 300 else random_.randrange(3)
+        text = f"{number:04}:" + "x" * (400 if random_.random() < 0.01 else 100)
+        some = facts if to != 2 else {}  # a third of them needs nothing but copying
+        frames.append(a.frame(f"AI.s{to}", f'"{text}"'.encode(), **some))  # type: ignore[attr-defined]
+        meant[to].append(text)
+    return b"".join(frames), meant
+
+
+def test_blocks_of_a_thread_are_numbered_one_by_one() -> None:
+    router = Router()
+    a, b = router.node("AI.a"), router.node("AI.b")
+    frames = [a.frame("AI.b", b'"%03d"' % i, **THREADED) for i in range(200)]
+    a.feed(b"".join(frames[:7]))
+    a.feed(b"".join(frames[7:]))
+    heard = b.read()
+    assert [m.thread_seq & 0xFFFFFFFF for m in heard] == list(range(1, 201))
+    assert [m.payload for m in heard] == [f"{i:03}" for i in range(200)]
+
+
+def test_a_block_with_a_stranger_or_an_odd_frame_is_walked() -> None:
+    """A destination that nobody knows, and an extension field, in the middle of frames of one length."""
+    router = Router()
+    a, b, c = router.node("AI.a"), router.node("AI.b"), router.node("AI.c")
+    names = ["AI.b" if i % 2 else "AI.c" for i in range(120)]
+    names[50] = names[90] = "AI.x"
+    a.feed(b"".join(a.frame(name, b'"%03d"' % i) for i, name in enumerate(names)))
+    assert [m.payload for m in b.read()] == [f"{i:03}" for i, name in enumerate(names) if name == "AI.b"]
+    assert [m.payload for m in c.read()] == [f"{i:03}" for i, name in enumerate(names) if name == "AI.c"]
+    assert [m.verb for m in a.read()] == ["UNREACHABLE", "UNREACHABLE"]
+    assert a.link.accepted == 120
 
 
 def test_numbers_of_a_thread_go_on_over_a_cut() -> None:
