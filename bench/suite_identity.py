@@ -3,6 +3,9 @@
 The size is a million interlocutors with two channels each in a full run, 50,000 in a quick one. A look-up of a large
 table nearly always reads a record that this reader never read, so that is what is measured: keys in random order. The
 same is measured at 10,000. The peers answer one look-up by key each, on the other core.
+
+A second case is what it costs to make somebody durable (`identity_provision` says what a caller is), on SQLite and on
+PostgreSQL, beside an append and its fdatasync on the same disk in the same run.
 """
 
 from __future__ import annotations
@@ -129,6 +132,34 @@ def _against(name: str, peer: str, shown: str, factor: float) -> Goal:
     return Goal(name, peer, "ilk_p50_us", "us", True, target, required=f">= {factor:g} x", shown=shown)
 
 
+PROVISIONING = "provisioning of interlocutors, durable"
+PER_S, SYNC_FACTOR = 10_000, 2.0
+COUNTS = {"full": 200, "quick": 40, "tiny": 4}  # requests of each caller, in each round
+STORES = {"skep": "sqlite", "skep on PostgreSQL": "postgres"}
+
+
+def provisioning(bench: Bench, peer: str) -> Figures:
+    from bench.identity_provision import provisioning as measured
+
+    return measured(STORES[peer], COUNTS[bench.effort.name])
+
+
+def _provisioning() -> Case:
+    one, many = "provisioning, one caller", "provisioning, 64 callers"
+    floor = {"peer_figure": "floor_us", "shown": "append + fdatasync"}
+    postgres = {"of": "skep on PostgreSQL"}
+    rate = (LIMIT, "many_per_s", "/s", False, 1, PER_S)
+    needed = f">= {PER_S:,} a second"
+    goals = (
+        Goal(f"{one}, SQLite, p50", LIMIT, "p50_us", "us", True, atmost(SYNC_FACTOR), **floor,
+             required=f"<= {SYNC_FACTOR:g} x append + fdatasync"),
+        Goal(f"{one}, PostgreSQL, p50", LIMIT, "p50_us", "us", True, **floor, **postgres),
+        Goal(f"{many}, SQLite", *rate, required=needed),
+        Goal(f"{many}, PostgreSQL", *rate, required=needed, **postgres),
+    )  # fmt: skip
+    return Case(PROVISIONING, tuple(STORES), provisioning, goals, rounds=1)
+
+
 def cases() -> list[Case]:
     by_ilk, by_channel = "look-up of an interlocutor by ILK, p50", "look-up of a channel by address, p50"
     goals = (
@@ -145,4 +176,4 @@ def cases() -> list[Case]:
             "a change of an interlocutor until it is read, p50", LIMIT, "change_p50_us", "us", True, limit=100
         ),
     )
-    return [Case(NAME, ("skep", "redis", "postgres"), identity, goals, rounds=1)]
+    return [Case(NAME, ("skep", "redis", "postgres"), identity, goals, rounds=1), _provisioning()]

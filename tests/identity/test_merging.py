@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from identity.parts import DESK, START_MS, Office, agent, human, new_ich, new_ilk
@@ -183,8 +181,8 @@ async def test_the_audit_chain_tells_of_every_alteration(office: Office) -> None
     assert audit.broken_at(entries) == 0
     for at in range(len(entries)):
         for altered in (
-            replace(entries[at], reason="nothing"), replace(entries[at], actor="SY.nobody@test"),
-            replace(entries[at], at_ms=entries[at].at_ms + 1), replace(entries[at], detail='{"x":1}'),
+            entries[at]._replace(reason="nothing"), entries[at]._replace(actor="SY.nobody@test"),
+            entries[at]._replace(at_ms=entries[at].at_ms + 1), entries[at]._replace(detail='{"x":1}'),
         ):  # fmt: skip
             assert audit.broken_at([*entries[:at], altered, *entries[at + 1 :]]) == at + 1
         if at < len(entries) - 1:

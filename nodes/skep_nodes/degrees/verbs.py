@@ -9,7 +9,7 @@ agent has otherwise stay.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -104,7 +104,7 @@ def _exchange(view: View, ilk: bytes, old: tuple[str, ...], new: tuple[str, ...]
     tags = tuple(sorted({*agent.capabilities} - {*old} | {*new}))
     if len(tags) > limits.TAGS_MAX:
         raise Refusal(Code.IDENTITY_LIMIT_REACHED, f"{len(tags)} capabilities, {limits.TAGS_MAX} at most")
-    view.put(ILKS, replace(agent, capabilities=tags))
+    view.put(ILKS, agent._replace(capabilities=tags))
 
 
 def _read_grant(payload: Mapping[str, Any], caller: Caller) -> GrantSeal:

@@ -8,7 +8,7 @@ has; only a merge moves channels, and a split moves them back.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from skep_nodes.identity import ids, limits
@@ -102,7 +102,7 @@ def move_to_tenant(view: View, owned: Iterable[Channel], tenant: bytes) -> None:
         for other in view.find(CHANNELS, "look_up", key):
             if other.ich != channel.ich:
                 raise taken(other)
-        view.put(CHANNELS, replace(channel, tenant=tenant, look_up=key))
+        view.put(CHANNELS, channel._replace(tenant=tenant, look_up=key))
 
 
 def plain(channel: Channel) -> dict[str, object]:

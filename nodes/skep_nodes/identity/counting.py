@@ -10,7 +10,7 @@ from typing import Any
 
 from skep_nodes.identity.tables import CHANNELS, ILKS, Table
 
-COUNTED = {ILKS.name, CHANNELS.name}
+COUNTED = (ILKS, CHANNELS)
 
 
 class Counts:
@@ -30,10 +30,11 @@ class Counts:
 
     def moved(self, table: Table, before: Any, after: Any) -> None:
         """A row became another; None stands for no row."""
-        if table.name in COUNTED:
-            for record, step in ((before, -1), (after, 1)):
-                if record is not None:
-                    self._add(_kind(table, record), record.tenant, step)
+        if table in COUNTED:
+            if before is not None:
+                self._add(_kind(table, before), before.tenant, -1)
+            if after is not None:
+                self._add(_kind(table, after), after.tenant, 1)
 
     def _add(self, name: str, tenant: bytes, step: int) -> None:
         tenants = self._by[name]
@@ -42,6 +43,6 @@ class Counts:
 
 
 def _kind(table: Table, record: Any) -> str:
-    if table.name == CHANNELS.name:
+    if table is CHANNELS:
         return "channels"
     return "live" if record.live else "gone" if record.deleted_at_ms else "aliases"

@@ -6,7 +6,6 @@ bytes are refused for good: whoever pinned a version has pinned its content.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from skep_nodes.identity.ids import NONE, digest16
@@ -81,7 +80,7 @@ def publish(view: View, kind: str, name: str, version: int, body: bytes, actor: 
 def deprecate(view: View, document: Document, actor: str, reason: str) -> None:
     """Say that a version should not be used any more; those who pinned it keep it."""
     if not document.deprecated_at_ms:
-        view.put(DOCUMENTS, replace(document, deprecated_at_ms=view.now_ms))
+        view.put(DOCUMENTS, document._replace(deprecated_at_ms=view.now_ms))
         facts = {"kind": document.kind, "name": document.name, "version": document.version}
         view.note(actor, "DOCUMENT_DEPRECATED", NONE, NONE, reason, **facts)
 

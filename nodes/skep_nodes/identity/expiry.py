@@ -7,7 +7,7 @@ interlocutor whose alias ended is not found any more, but its row stays: the mer
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from skep_nodes.identity import graduations
@@ -33,7 +33,7 @@ class Expire:
             if ilk is None:
                 continue
             if not ilk.live and not ilk.deleted_at_ms and 0 < ilk.alias_until_ms <= view.now_ms:
-                view.put(ILKS, replace(ilk, deleted_at_ms=view.now_ms, updated_at_ms=view.now_ms))
+                view.put(ILKS, ilk._replace(deleted_at_ms=view.now_ms, updated_at_ms=view.now_ms))
                 view.note(ACTOR, "ALIAS_EXPIRED", key, ilk.tenant, "")
             if ilk.live and ilk.seal == SealStatus.VALID and 0 < ilk.seal_until_ms <= view.now_ms:
                 graduations.set_seal(view, key, SealStatus.EXPIRED, ACTOR, "its validity has ended")

@@ -8,7 +8,6 @@ and nothing else has to be told.
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from typing import Final
 
 from skep_nodes.identity.records import Graduation, Ilk
@@ -46,10 +45,10 @@ def grant(view: View, graduation: Graduation, actor: str, reason: str) -> None:
         limit = f"at most {GRADUATIONS_MAX} graduations with seals of {SEAL_BYTES_MAX} bytes"
         raise Refusal(Code.IDENTITY_LIMIT_REACHED, limit)
     issued = max([graduation.issued_at_ms or view.now_ms, *(each.issued_at_ms + 1 for each in held)])
-    graduation = replace(graduation, issued_at_ms=issued)
+    graduation = graduation._replace(issued_at_ms=issued)
     view.put(GRADUATIONS, graduation)
     degree, until_ms = degree_text(graduation), graduation.valid_until_ms
-    _show(view, replace(agent, degrees=(degree,), seal=graduation.status, seal_until_ms=until_ms))
+    _show(view, agent._replace(degrees=(degree,), seal=graduation.status, seal_until_ms=until_ms))
     view.note(actor, "ILK_GRADUATED", agent.ilk, agent.tenant, reason, degree=degree)
 
 
@@ -57,10 +56,10 @@ def revoke(view: View, graduation: Graduation, actor: str, reason: str) -> None:
     """Take a graduation away; if it is the agent's current one, the agent has no valid seal from now on."""
     agent = _agent(view, graduation.ilk)
     held = view.graduations_of(graduation.ilk)
-    gone = replace(graduation, status=SealStatus.REVOKED, revoked_at_ms=view.now_ms, reason=reason)
+    gone = graduation._replace(status=SealStatus.REVOKED, revoked_at_ms=view.now_ms, reason=reason)
     view.put(GRADUATIONS, gone)
     if held and held[-1].graduation == graduation.graduation:
-        _show(view, replace(agent, seal=SealStatus.REVOKED, seal_until_ms=0))
+        _show(view, agent._replace(seal=SealStatus.REVOKED, seal_until_ms=0))
     view.note(actor, "SEAL_REVOKED", agent.ilk, agent.tenant, reason, degree=degree_text(graduation))
 
 
@@ -71,9 +70,9 @@ def set_seal(view: View, ilk: bytes, status: SealStatus, actor: str, reason: str
         return
     held = current(view, ilk)
     if held is not None:
-        view.put(GRADUATIONS, replace(held, status=status))
+        view.put(GRADUATIONS, held._replace(status=status))
     until_ms = held.valid_until_ms if held is not None and status is SealStatus.VALID else 0
-    _show(view, replace(agent, seal=status, seal_until_ms=until_ms))
+    _show(view, agent._replace(seal=status, seal_until_ms=until_ms))
     view.note(actor, "SEAL_STATUS", agent.ilk, agent.tenant, reason, status=status.name)
 
 
@@ -87,4 +86,4 @@ def _agent(view: View, ilk: bytes) -> Ilk:
 
 
 def _show(view: View, agent: Ilk) -> None:
-    view.put(ILKS, replace(agent, updated_at_ms=view.now_ms))
+    view.put(ILKS, agent._replace(updated_at_ms=view.now_ms))

@@ -15,7 +15,7 @@ Invariant: an alias points at a living interlocutor, never at another alias.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from skep_nodes.identity import channels, ids, limits
@@ -49,11 +49,11 @@ def merge(view: View, source: Ilk, target: Ilk, actor: str, reason: str, alias_t
     moved = view.channels_of(source.ilk)
     channels.check_count(len(moved) + len(view.channels_of(target.ilk)))
     for channel in moved:
-        view.put(CHANNELS, replace(channel, ilk=target.ilk, is_primary=0))
+        view.put(CHANNELS, channel._replace(ilk=target.ilk, is_primary=0))
     aliases = [each for each in view.find(ILKS, "canonical_ilk_id", source.ilk) if not each.live]
     for alias in aliases:
-        view.put(ILKS, replace(alias, canonical=target.ilk))
-    gone = replace(source, live=0, canonical=target.ilk, alias_until_ms=until_ms, updated_at_ms=view.now_ms)
+        view.put(ILKS, alias._replace(canonical=target.ilk))
+    gone = source._replace(live=0, canonical=target.ilk, alias_until_ms=until_ms, updated_at_ms=view.now_ms)
     view.put(ILKS, gone)
     made = Merge(
         view.new_id(), source.ilk, target.ilk, view.now_ms, actor, reason,
@@ -146,12 +146,12 @@ class SplitIlk:
             raise Refusal(Code.INVALID_SPLIT, f"{ids.ilk_text(self.ilk)} is not merged into another")
         self._check_email(view, source)
         now_ms = view.now_ms
-        alone = replace(
-            source, live=1, canonical=ids.NONE, alias_until_ms=0, deleted_at_ms=0, updated_at_ms=now_ms
+        alone = source._replace(
+            live=1, canonical=ids.NONE, alias_until_ms=0, deleted_at_ms=0, updated_at_ms=now_ms
         )
         view.put(ILKS, alone)
         back = self._give_back(view, source, last)
-        view.put(MERGES, replace(last, split_at_ms=now_ms, split_actor=self.actor, split_reason=self.reason))
+        view.put(MERGES, last._replace(split_at_ms=now_ms, split_actor=self.actor, split_reason=self.reason))
         out_of, alone_again = ids.ilk_text(source.canonical), ids.ilk_text(source.ilk)
         for each in (source.ilk, source.canonical):
             facts = {"out_of": out_of, "alone": alone_again, "moved": back}
@@ -168,12 +168,12 @@ class SplitIlk:
         holder, back = source.canonical, list[str]()
         for channel in view.channels_of(holder):
             if ids.channel_text(channel.ich) in last.moved:
-                view.put(CHANNELS, replace(channel, ilk=source.ilk, is_primary=int(not back)))
+                view.put(CHANNELS, channel._replace(ilk=source.ilk, is_primary=int(not back)))
                 back.append(ids.channel_text(channel.ich))
         for key in _keys(ids.ILK, last.repointed):
             alias = view.ilk(key)
             if alias is not None and not alias.live and alias.canonical == holder:
-                view.put(ILKS, replace(alias, canonical=source.ilk))
+                view.put(ILKS, alias._replace(canonical=source.ilk))
         return back
 
     def _check_email(self, view: View, source: Ilk) -> None:

@@ -8,7 +8,7 @@ id is never given out twice.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from skep_nodes.identity import admission, channels, ids, limits, merging
@@ -65,7 +65,9 @@ class Provision:
         if not view.knows(self._asks):
             return self._asks
         found = view.find(*self._asks[0])
-        return (*self._asks, Ask(ILKS, "ilk_id", found[0].ilk)) if found else self._asks
+        if not found:
+            return self._asks
+        return (*self._asks, Ask(ILKS, "ilk_id", found[0].ilk))
 
     def _tenant(self, view: View) -> bytes:
         if self.tenant != ids.NONE:
@@ -182,8 +184,8 @@ class Register:
 
     def _filled(self, ilk: Ilk, now_ms: int) -> Ilk:
         usual = Subtype.NONE if self.kind != IlkKind.HUMAN else ilk.subtype or Subtype.EXTERNAL
-        return replace(
-            ilk, kind=self.kind, subtype=usual if self.subtype is None else self.subtype,
+        return ilk._replace(
+            kind=self.kind, subtype=usual if self.subtype is None else self.subtype,
             registration=Registration.COMPLETE, tenant=self.tenant, email=self.email, node_name=self.node_name,
             identification=self.identification, roles=self.roles, capabilities=self.capabilities,
             registered_by=self.actor, updated_at_ms=now_ms,
@@ -286,7 +288,7 @@ class Update:
         admission.check_words(view, "capability", self.add_capabilities)
         roles = _changed(before.roles, self.add_roles, self.remove_roles)
         capabilities = _changed(before.capabilities, self.add_capabilities, self.remove_capabilities)
-        after = replace(before, roles=roles, capabilities=capabilities, updated_at_ms=view.now_ms)
+        after = before._replace(roles=roles, capabilities=capabilities, updated_at_ms=view.now_ms)
         view.put(ILKS, after)
         for address in self.add_channels:
             admission.check_channel(tenant, address.kind)
@@ -333,7 +335,7 @@ class Delete:
         for channel in view.channels_of(self.ilk):
             view.drop(CHANNELS, channel.ich)
         now_ms = view.now_ms
-        gone = replace(before, live=0, email="", node_name="", identification={}, deleted_at_ms=now_ms)
-        view.put(ILKS, replace(gone, updated_at_ms=now_ms))
+        gone = before._replace(live=0, email="", node_name="", identification={}, deleted_at_ms=now_ms)
+        view.put(ILKS, gone._replace(updated_at_ms=now_ms))
         view.note(self.actor, "ILK_DELETE", self.ilk, before.tenant, self.reason)
         return {"status": "ok", "ilk_id": ids.ilk_text(self.ilk)}

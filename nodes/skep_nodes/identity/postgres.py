@@ -18,14 +18,14 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from skep_nodes.identity.migrating import missing
 from skep_nodes.identity.records import Entry
-from skep_nodes.identity.sqlite import COUNTS, HISTORY_MAX, by_table, upsert_text
+from skep_nodes.identity.sqlite import COUNTS, HISTORY_MAX, Parts, by_table, insert_text, upsert_text
 from skep_nodes.identity.store import Conflict, Fetched, StoreBroken, StoreError, StoreUnready
 from skep_nodes.identity.tables import AUDIT, Form, Table
 from skep_nodes.identity.view import AFTER, Ask, Change
@@ -51,6 +51,14 @@ _LOST: Final = (
 )  # fmt: skip
 _MIGRATIONS: Final = """CREATE TABLE IF NOT EXISTS identity_migrations (
     number bigint PRIMARY KEY, name text NOT NULL, digest text NOT NULL, applied_at bigint NOT NULL)"""
+
+
+class Rows(NamedTuple):
+    """Rows of one table that are written alike."""
+
+    table: Table
+    is_new: bool
+    rows: list[list[Any]]
 
 
 class PostgresStore:
@@ -275,33 +283,39 @@ class PostgresStore:
     async def _write(self, changes: Sequence[Change], entries: Sequence[Entry]) -> None:
         parts = by_table(changes)
         if entries:
-            parts.append((AUDIT, [AUDIT.pack(entry) for entry in entries], []))
-        if any(keys for _, _, keys in parts):
-            await self._write_in_steps(parts)
-        elif parts:
-            text = self._statement([table for table, _, _ in parts])
-            arrays = [list(array) for _, rows, _ in parts for array in zip(*rows, strict=True)]
-            await self._connection.execute(text, *arrays)
+            parts.append(Parts(AUDIT, [AUDIT.pack(entry) for entry in entries], [], []))
+        sets = [
+            Rows(table, is_new, rows)
+            for table, new, changed, _ in parts
+            for is_new, rows in ((False, changed), (True, new))
+            if rows
+        ]
+        if any(each.gone for each in parts):
+            await self._write_in_steps(parts, sets)
+        elif sets:
+            await self._put(self._connection, sets)
 
-    async def _write_in_steps(self, parts: Sequence[tuple[Table, list[list[Any]], list[tuple[Any]]]]) -> None:
+    async def _write_in_steps(self, parts: Sequence[Parts], sets: Sequence[Rows]) -> None:
         async with self._connection.transaction():
-            for table, rows, keys in parts:
-                if keys:
+            for table, _, _, gone in parts:
+                if gone:
                     text = f"DELETE FROM {table.name} WHERE {table.key} = ANY($1)"  # noqa: S608 our own names
-                    await self._connection.execute(text, [key for (key,) in keys])
-                if rows:
-                    await self._connection.execute(
-                        self._statement([table]), *map(list, zip(*rows, strict=True))
-                    )
+                    await self._connection.execute(text, gone)
+            for each in sets:
+                await self._put(self._connection, [each])
 
-    def _statement(self, tables: Sequence[Table]) -> str:
-        """All upserts as one statement: one CTE a table, one array a column."""
-        names = tuple(table.name for table in tables)
+    async def _put(self, connection: Any, sets: Sequence[Rows]) -> None:
+        arrays = [list(array) for each in sets for array in zip(*each.rows, strict=True)]
+        await connection.execute(self._statement(sets), *arrays)
+
+    def _statement(self, sets: Sequence[Rows]) -> str:
+        """All inserts and upserts as one statement: one CTE each, one array a column."""
+        names = tuple((table.name, is_new) for table, is_new, _ in sets)
         text = self._texts.get(names)
         if text is None:
             parts, number = [], 1
-            for table in tables:
-                parts.append(_upsert(table, number))
+            for table, is_new, _ in sets:
+                parts.append(_written(table, number, is_new))
                 number += len(table.all_columns)
             ctes = ", ".join(f"put_{at} AS ({part})" for at, part in enumerate(parts[:-1]))
             text = f"WITH {ctes} {parts[-1]}" if ctes else parts[-1]
@@ -320,10 +334,11 @@ def _listed(table: Table) -> str:
     return f"SELECT {', '.join(table.all_columns)} FROM {table.name}"  # noqa: S608 our own names
 
 
-def _upsert(table: Table, number: int) -> str:
-    """An upsert whose rows come from arrays, the first of them parameter `number`."""
+def _written(table: Table, number: int, is_new: bool) -> str:
+    """An insert or upsert whose rows come from arrays, the first of them parameter `number`."""
     forms = (*table.forms, Form.INT)
     arrays = ", ".join(f"${number + at}::{_ARRAYS[form]}[]" for at, form in enumerate(forms))
     names = ", ".join(f"c{at}" for at in range(len(forms)))
     shown = ", ".join(f"c{at}::json" if form is Form.OBJECT else f"c{at}" for at, form in enumerate(forms))
-    return upsert_text(table, f"SELECT {shown} FROM unnest({arrays}) AS rows ({names})")  # noqa: S608 our names
+    text = insert_text if is_new else upsert_text
+    return text(table, f"SELECT {shown} FROM unnest({arrays}) AS rows ({names})")  # noqa: S608 our names

@@ -126,6 +126,11 @@ class Regions:
             made.callback(self.ilks.close)
             self.channels = ChannelsWriter.create(root, hive, mode=MODE, group=group)
             made.pop_all()  # all three are there: they are closed together
+        self._images: tuple[tuple[Table, Any, Callable[[Any], Any]], ...] = (
+            (TENANTS, self.tenants, tenant_record),
+            (ILKS, self.ilks, ilk_record),
+            (CHANNELS, self.channels, self._channel),
+        )
         self._failed: dict[tuple[str, Any], Change] = {}
         self.published: Callable[[], None] = lambda: None  # told after each change, to ring the doorbells
 
@@ -175,42 +180,54 @@ class Regions:
     def publish(self, changes: Iterable[Change]) -> None:
         """See `service.Publisher`."""
         shown = [change for change in changes if change.table in POINTS]
-        for change in shown:
-            self._try(change)
-        if shown:
-            self.published()
+        if not shown:
+            return
+        try:
+            self._show(shown)
+        except (RegionError, ValueError):  # one of them: each by itself, so that the others are shown
+            for change in shown:
+                self._try(change)
+        self.published()
 
     def _try(self, change: Change) -> None:
         try:
-            self._show(change)
+            self._show((change,))
         except (RegionError, ValueError) as error:
             if len(self._failed) < FAILED_MAX:
                 self._failed[change.table.name, change.key] = change
             self._warn(f"WARNING a change is not visible yet: {error}")
-        else:
-            if self._failed:
-                self._failed.pop((change.table.name, change.key), None)
 
-    def _show(self, change: Change) -> None:
-        before, after = POINTS[change.table]
-        self._at(before)
-        if change.table is CHANNELS:
-            self._show_channel(change.before, change.record)
-        elif change.table is TENANTS:
-            self.tenants.put(tenant_record(change.record))
-        elif (record := ilk_record(change.record)) is None:
-            self.ilks.remove(change.key)
-        else:
-            self.ilks.put(record)
-        self._at(after)
+    def _show(self, changes: Sequence[Change]) -> None:
+        """Region by region, the channels last: who finds one then finds its owner. Raises RegionError, ValueError."""
+        for table, writer, image in self._images:
+            these = [change for change in changes if change.table is table]
+            if these:
+                records = [image(change.record) if change.record is not None else None for change in these]
+                self._put(writer, POINTS[table], records)
+                self._take_away(writer, these, records)
+        for change in changes if self._failed else ():
+            self._failed.pop((change.table.name, change.key), None)
 
-    def _show_channel(self, before: Channel | None, after: Channel | None) -> None:
-        old = self._channel(before) if before is not None else None
-        new = self._channel(after) if after is not None else None
-        if new is not None:
-            self.channels.put(new)
-        if old is not None and (new is None or old.key != new.key):
-            self.channels.remove(old.key)
+    def _put(self, writer: Any, points: tuple[str, str], records: Sequence[Any]) -> None:
+        before, after = points
+        for record in records:
+            self._at(before)
+            if record is not None:
+                writer.put(record)
+            self._at(after)
+
+    def _take_away(self, writer: Any, changes: Sequence[Change], records: Sequence[Any]) -> None:
+        """What is no more; after what takes its place was put, so that nobody is missed in between."""
+        stale = [
+            self._channel(before).key if table is CHANNELS else key
+            for (table, key, _, before), record in zip(changes, records, strict=True)
+            if before is not None and (record is None or table is CHANNELS)
+        ]
+        if stale:
+            put = {record[0] for record in records if record is not None}
+            for key in stale:
+                if key not in put:
+                    writer.remove(key)
 
     def heartbeat(self, now_ns: int) -> None:
         """Signs of life, and another try for what could not be shown."""

@@ -25,7 +25,7 @@ from skep_nodes.identity.records import Entry
 from skep_nodes.identity.refusal import Code, Refusal
 from skep_nodes.identity.store import Conflict, Store, StoreBroken, StoreError, StoreUnready, scan
 from skep_nodes.identity.tables import AUDIT, RESIDENT, Damaged
-from skep_nodes.identity.view import Change, Shelf, View
+from skep_nodes.identity.view import Ask, Change, Shelf, View
 
 CRASH_POINTS: Final = (
     "group.begin", "group.loaded", "group.decided", "write.before", "write.after", "head.before", "head.after",
@@ -196,14 +196,14 @@ class Service:
     async def _load(self, view: View, actions: list[Action]) -> None:
         """Read in bulk what the requests ask for at first sight; what they then find out, `_decide` reads."""
         for _ in range(ROUNDS_MAX):
-            asks = view.unknown(ask for action in actions for ask in action.needs(view))
+            asks = set().union(*(_missing(view, action) for action in actions))
             if not asks:
                 return
             await self._fetch(view, asks)
 
     async def _decide(self, view: View, action: Action) -> dict[str, Any]:
         for _ in range(ROUNDS_MAX):  # those before it may have led it somewhere else
-            asks = view.unknown(action.needs(view))
+            asks = _missing(view, action)
             if not asks:
                 break
             await self._fetch(view, asks)
@@ -252,6 +252,12 @@ class Service:
             if (each.table, each.key) not in self.damaged:
                 self.damaged[each.table, each.key] = each
                 self._warn(f"WARNING {each}; it is not served")
+
+
+def _missing(view: View, action: Action) -> set[Ask]:
+    """What a request must see and the view has not; nearly always nothing."""
+    asks = tuple(action.needs(view))
+    return set() if view.knows(asks) else view.unknown(asks)
 
 
 def arrivals(found: list[tuple[str, bytes]]) -> Iterator[tuple[str, str, bytes, bytes, str, dict[str, Any]]]:

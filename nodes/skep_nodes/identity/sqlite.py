@@ -16,8 +16,9 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from skep_nodes.identity.migrating import missing
 from skep_nodes.identity.records import Entry
@@ -28,6 +29,8 @@ from skep_nodes.identity.view import AFTER, Ask, Change
 FILE_NAME: Final = "identity.db"
 PAGE_BYTES: Final = 2048
 HISTORY_MAX: Final = 500  # newest links of one interlocutor that one question reads
+_SIZES: Final = (1, 4, 16, 64)  # of lists of values: few texts, so that each is prepared once
+_VALUES_MAX: Final = _SIZES[-1]
 _LOG_PAGES_MAX: Final = 8192  # 16 MiB of log, then it is copied into the file
 _TEXT: Final = partial(
     str, encoding="utf-8", errors="surrogateescape"
@@ -59,7 +62,7 @@ class SqliteStore:
         self.path = path
         self._broken = ""
         self._connection: sqlite3.Connection | None = None
-        self._texts: dict[tuple[str, str], str] = {}
+        self._texts: dict[tuple[str, str, int], str] = {}
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -136,15 +139,28 @@ class SqliteStore:
     async def fetch(self, asks: Sequence[Ask]) -> Fetched:
         """See `Store.fetch`."""
         found = Fetched()
+        groups: dict[tuple[Table, str], list[Any]] = {}
+        for table, column, value in asks:
+            groups.setdefault((table, column), []).append(value)
         try:
-            for table, column, value in asks:
+            for (table, column), values in groups.items():
                 if column == AFTER:
-                    found.extend(await self.page(table, *value))
+                    for value in values:
+                        found.extend(await self.page(table, *value))
                 else:
-                    found.take(table, self._rows(self._select(table, column), (value,)))
+                    self._take(found, table, column, values)
         except _ERRORS as error:
             raise self._error(error) from error
         return found
+
+    def _take(self, found: Fetched, table: Table, column: str, values: list[Any]) -> None:
+        """The rows with any of these values. Of a history each value has its own newest, so those come one by one."""
+        most = 1 if table.append_only else _VALUES_MAX
+        for at in range(0, len(values), most):
+            some = values[at : at + most]
+            size = next(each for each in _SIZES if each >= len(some))
+            some += some[-1:] * (size - len(some))
+            found.take(table, self._rows(self._select(table, column, size), some))
 
     def _rows(self, text: str, values: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query. Text that is none is read as well as it goes: its row check tells of it."""
@@ -156,14 +172,15 @@ class SqliteStore:
         self._db.text_factory = _TEXT  # slower, and from now on for every row: there is damage
         return self._db.execute(text, values).fetchall()
 
-    def _select(self, table: Table, column: str) -> str:
-        text = self._texts.get((table.name, column))
+    def _select(self, table: Table, column: str, values: int) -> str:
+        text = self._texts.get((table.name, column, values))
         if text is None:
-            text = f"SELECT {', '.join(table.all_columns)} FROM {table.name} WHERE {column} = ?"  # noqa: S608 our names
+            marks = ", ".join("?" * values)
+            text = f"SELECT {', '.join(table.all_columns)} FROM {table.name} WHERE {column} IN ({marks})"  # noqa: S608
             text += table.condition(column)
             if table.append_only:
                 text += f" ORDER BY {table.key} DESC LIMIT {HISTORY_MAX}"
-            self._texts[table.name, column] = text
+            self._texts[table.name, column, values] = text
         return text
 
     async def page(self, table: Table, after: Any, limit: int) -> Fetched:
@@ -225,21 +242,40 @@ class SqliteStore:
         database = self._db
         try:
             database.execute("BEGIN IMMEDIATE")
-            for table, rows, keys in by_table(changes):
-                database.executemany(f"DELETE FROM {table.name} WHERE {table.key} = ?", keys)  # noqa: S608 our names
-                database.executemany(self._upsert(table), rows)
-            database.executemany(self._upsert(AUDIT), [AUDIT.pack(entry) for entry in entries])
+            for table, new, changed, gone in by_table(changes):
+                if gone:
+                    database.executemany(f"DELETE FROM {table.name} WHERE {table.key} = ?", zip(gone))  # noqa: S608
+                if changed:
+                    database.executemany(self._upsert(table), changed)
+                self._insert(database, table, new)
+            self._insert(database, AUDIT, [AUDIT.pack(entry) for entry in entries])
             database.execute("COMMIT")
         except _ERRORS as error:
             known = self._error(error)
             self._roll_back(database)
             raise known from error
 
+    def _insert(self, database: sqlite3.Connection, table: Table, rows: list[list[Any]]) -> None:
+        """New rows, many a statement: an upsert for each costs half as much again."""
+        at = 0
+        while at < len(rows):
+            size = next(each for each in reversed(_SIZES) if each <= len(rows) - at)
+            database.execute(self._insert_text(table, size), list(chain.from_iterable(rows[at : at + size])))
+            at += size
+
+    def _insert_text(self, table: Table, rows: int) -> str:
+        text = self._texts.get((table.name, "+", rows))
+        if text is None:
+            row = f"({', '.join('?' * len(table.all_columns))})"
+            text = insert_text(table, f"VALUES {', '.join([row] * rows)}")
+            self._texts[table.name, "+", rows] = text
+        return text
+
     def _upsert(self, table: Table) -> str:
-        text = self._texts.get((table.name, ""))
+        text = self._texts.get((table.name, "", 0))
         if text is None:
             text = upsert_text(table, f"VALUES ({', '.join('?' * len(table.all_columns))})")
-            self._texts[table.name, ""] = text
+            self._texts[table.name, "", 0] = text
         return text
 
     def _roll_back(self, database: sqlite3.Connection) -> None:
@@ -252,15 +288,26 @@ class SqliteStore:
                 )
 
 
-def by_table(changes: Sequence[Change]) -> list[tuple[Table, list[list[Any]], list[tuple[Any]]]]:
-    """The rows to set and the keys to remove in each table."""
-    found: dict[str, tuple[Table, list[list[Any]], list[tuple[Any]]]] = {}
-    for table, key, record, _ in changes:
-        _, rows, keys = found.setdefault(table.name, (table, [], []))
+class Parts(NamedTuple):
+    """What to do in one table: rows that are new, rows that changed, keys to remove."""
+
+    table: Table
+    new: list[list[Any]]
+    changed: list[list[Any]]
+    gone: list[Any]
+
+
+def by_table(changes: Sequence[Change]) -> list[Parts]:
+    """The changes of each table."""
+    found: dict[Table, Parts] = {}
+    for table, key, record, before in changes:
+        parts = found.get(table)
+        if parts is None:
+            parts = found[table] = Parts(table, [], [], [])
         if record is None:
-            keys.append((key,))
+            parts.gone.append(key)
         else:
-            rows.append(table.pack(record))
+            (parts.new if before is None else parts.changed).append(table.pack(record))
     return list(found.values())
 
 
@@ -273,10 +320,14 @@ COUNTS: Final = {
 }  # fmt: skip
 
 
+def insert_text(table: Table, values: str) -> str:
+    """An insert of rows that nobody has."""
+    return f"INSERT INTO {table.name} ({', '.join(table.all_columns)}) {values}"
+
+
 def upsert_text(table: Table, values: str) -> str:
     """An insert that replaces rows with the same keys; the audit chain is only ever added to."""
-    columns = ", ".join(table.all_columns)
-    text = f"INSERT INTO {table.name} ({columns}) {values}"
+    text = insert_text(table, values)
     if table.append_only:
         return text
     sets = ", ".join(f"{column} = excluded.{column}" for column in table.all_columns[1:])

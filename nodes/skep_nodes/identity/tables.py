@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from operator import attrgetter
 from typing import Any
 from zlib import crc32
 
@@ -69,7 +68,7 @@ class Table:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The record's field for each column."""
-        return tuple(each.name for each in fields(self.record))
+        return tuple(self.record._fields)
 
     @cached_property
     def all_columns(self) -> tuple[str, ...]:
@@ -79,10 +78,6 @@ class Table:
     def field_of(self) -> dict[str, str]:
         """Column → field."""
         return dict(zip(self.columns, self.fields, strict=True))
-
-    @cached_property
-    def _values(self) -> Callable[[Any], tuple[Any, ...]]:
-        return attrgetter(*self.fields)
 
     @cached_property
     def _written(self) -> tuple[tuple[int, Callable[[Any], Any]], ...]:
@@ -104,7 +99,7 @@ class Table:
 
     def pack(self, record: Any) -> list[Any]:
         """The row of a record, its check included."""
-        row = list(self._values(record))
+        row = list(record)
         for at, write in self._written:
             row[at] = write(row[at])
         row.append(_check(row))

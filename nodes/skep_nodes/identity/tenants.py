@@ -8,7 +8,7 @@ says only that the name is taken: an id is not handed to those who know a name.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from skep_nodes.identity import ids, limits
@@ -112,7 +112,7 @@ class MoveTenant:
         by = tenant.approved_by
         if self.verb == "TNT_APPROVE":
             by = ids.ilk_text(self.approved_by) or self.actor
-        moved = replace(tenant, status=self.after, approved_by=by, updated_at_ms=view.now_ms)
+        moved = tenant._replace(status=self.after, approved_by=by, updated_at_ms=view.now_ms)
         view.put(TENANTS, moved)
         was, now = TenantStatus(tenant.status).name.lower(), self.after.name.lower()
         view.note(self.actor, self.verb, self.approved_by, tenant.tenant, self.reason, was=was, now=now)

@@ -11,7 +11,7 @@ by itself and told with its code; the others of the same message are kept, in on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -168,7 +168,7 @@ class TenantLine(Line):
                     )
         if known is None and sum(1 for _ in view.all(TENANTS)) >= limits.TENANTS_MAX:
             raise Refusal(Code.IDENTITY_LIMIT_REACHED, f"at most {limits.TENANTS_MAX} tenants")
-        tenant = self.tenant if known is None else replace(self.tenant, updated_at_ms=known.updated_at_ms)
+        tenant = self.tenant if known is None else self.tenant._replace(updated_at_ms=known.updated_at_ms)
         return _put(view, lambda: view.put(TENANTS, tenant), known, tenant)
 
 
@@ -178,7 +178,7 @@ class WordLine(Line):
 
     def put(self, view: View) -> str:
         known: Word | None = view.one(WORDS, self.word.tag)
-        word = replace(self.word, created_at_ms=known.created_at_ms if known else view.now_ms)
+        word = self.word._replace(created_at_ms=known.created_at_ms if known else view.now_ms)
         return _put(view, lambda: view.put(WORDS, word), known, word)
 
 
@@ -204,8 +204,8 @@ class IlkLine(Line):
         if view.tenant(self.ilk.tenant) is None:
             raise Refusal(Code.INVALID_TENANT, f"there is no tenant {ids.tenant_text(self.ilk.tenant)}")
         known = view.ilk(self.ilk.ilk)
-        ilk = self.ilk if known is None else replace(
-            self.ilk, seal=known.seal, seal_until_ms=known.seal_until_ms, degrees=known.degrees,
+        ilk = self.ilk if known is None else self.ilk._replace(
+            seal=known.seal, seal_until_ms=known.seal_until_ms, degrees=known.degrees,
             registered_by=known.registered_by,
         )  # fmt: skip
         self._check_unique(view, ilk)

@@ -16,11 +16,15 @@ from typing import Any, Final, NamedTuple
 
 from skep_nodes.identity import tables
 from skep_nodes.identity.counting import Counts
+from skep_nodes.identity.ids import NONE
 from skep_nodes.identity.records import Channel, Document, Fact, Graduation, Ilk, Tenant
 from skep_nodes.identity.tables import Table
 
 AFTER: Final = ">"
 """As an Ask's column: the first rows whose keys come after; its value is (key, how many)."""
+
+
+_NOTHING: Final = frozenset({"", NONE})
 
 
 class Ask(NamedTuple):
@@ -32,40 +36,50 @@ class Ask(NamedTuple):
 
 
 class Shelf:
-    """Rows of one table, by key and by each index."""
+    """Rows of one table, by key and by each index. Nobody is looked up by an empty value, so those are in no index."""
 
-    __slots__ = ("table", "rows", "_fields", "_by")
+    __slots__ = ("table", "rows", "_by", "_indexes")
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.rows: dict[Any, Any] = {}
-        self._fields = {column: table.field_of[column] for column in (table.key, *table.indexes)}
         self._by: dict[str, dict[Any, set[Any]]] = {column: {} for column in table.indexes}
+        self._indexes = tuple((table.columns.index(column), places) for column, places in self._by.items())
 
     def get(self, key: Any) -> Any:
         return self.rows.get(key)
 
     def find(self, column: str, value: Any) -> list[Any]:
         """Rows with this value, in the order of their keys."""
-        if column == self.table.key:
+        places = self._by.get(column)
+        if places is None:
             row = self.rows.get(value)
             return [] if row is None else [row]
-        return [self.rows[key] for key in sorted(self._by[column].get(value, ()))]
+        keys = places.get(value)
+        return [self.rows[key] for key in sorted(keys)] if keys else []
 
     def put(self, record: Any) -> Any:
         """Set a row; returns the one it replaces."""
-        key = getattr(record, self._fields[self.table.key])
+        key = record[0]
         old = self.remove(key)
         self.rows[key] = record
-        for column, places in self._by.items():
-            places.setdefault(getattr(record, self._fields[column]), set()).add(key)
+        for at, places in self._indexes:
+            value = record[at]
+            if value in _NOTHING:
+                continue
+            keys = places.get(value)
+            if keys is None:
+                places[value] = {key}
+            else:
+                keys.add(key)
         return old
 
     def remove(self, key: Any) -> Any:
         old = self.rows.pop(key, None)
         if old is not None:
-            for column, places in self._by.items():
-                places[getattr(old, self._fields[column])].discard(key)
+            for at, places in self._indexes:
+                if old[at] not in _NOTHING:
+                    places[old[at]].discard(key)
         return old
 
 
@@ -100,7 +114,7 @@ class View:
 
     def unknown(self, asks: Iterable[Ask]) -> set[Ask]:
         """What of these has to be read first."""
-        return {ask for ask in set(asks) - self._known if not ask.table.resident}
+        return {ask for ask in asks if ask not in self._known and not ask.table.resident}
 
     def knows(self, asks: Iterable[Ask]) -> bool:
         """Whether all of these were read."""
@@ -110,7 +124,7 @@ class View:
         """Take in what was read; a row that was changed meanwhile keeps its change."""
         for table, record in rows:
             shelf = self._shelves[table.name]
-            key = getattr(record, table.field_of[table.key])
+            key = record[0]
             if (table.name, key) not in self._before and key not in shelf.rows:
                 shelf.put(record)
         self._known.update(asks)
@@ -119,18 +133,20 @@ class View:
 
     def one(self, table: Table, key: Any) -> Any:
         """The row with this key, or None."""
-        self._loaded(table, table.key, key)
-        return self._shelves[table.name].get(key)
+        if not table.resident and (table, table.columns[0], key) not in self._known:
+            self._changed(table, table.key, key)
+        return self._shelves[table.name].rows.get(key)
 
     def find(self, table: Table, column: str, value: Any) -> list[Any]:
         """The rows with this value."""
-        self._loaded(table, column, value)
+        if not table.resident and (table, column, value) not in self._known:
+            self._changed(table, column, value)
         return self._shelves[table.name].find(column, value)
 
     def page(self, ask: Ask) -> list[Any]:
         """The rows of an AFTER, in the order of their keys."""
         after, limit = ask.value
-        self._loaded(ask.table, AFTER, ask.value)
+        assert ask in self._known, f"{ask.table.name} was not asked for"
         rows = self._shelves[ask.table.name].rows
         return [rows[key] for key in sorted(rows) if key > after][:limit]
 
@@ -139,9 +155,9 @@ class View:
         assert table.resident, table.name
         return iter(list(self._shelves[table.name].rows.values()))
 
-    def _loaded(self, table: Table, column: str, value: Any) -> None:
-        known = Ask(table, column, value) in self._known or table.resident
-        assert known or (table.name, value) in self._before, f"{table.name}.{column} was not asked for"
+    def _changed(self, table: Table, column: str, value: Any) -> None:
+        """What was not loaded may be seen only when it was made here."""
+        assert (table.name, value) in self._before, f"{table.name}.{column} was not asked for"
 
     def tenant(self, key: bytes) -> Tenant | None:
         found: Tenant | None = self.one(tables.TENANTS, key)
@@ -171,7 +187,7 @@ class View:
 
     def put(self, table: Table, record: Any) -> None:
         """Set a row."""
-        self._note(table, getattr(record, table.field_of[table.key]), record)
+        self._note(table, record[0], record)
 
     def drop(self, table: Table, key: Any) -> None:
         """Remove a row."""

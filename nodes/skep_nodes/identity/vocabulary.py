@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from skep_nodes.identity import ids, limits
@@ -54,6 +54,6 @@ class DeprecateWord:
         known: Word | None = view.one(WORDS, self.tag)
         if known is None:
             raise Refusal(Code.NOT_FOUND, f"{self.tag} is not in the vocabulary")
-        view.put(WORDS, replace(known, deprecated_at_ms=known.deprecated_at_ms or view.now_ms))
+        view.put(WORDS, known._replace(deprecated_at_ms=known.deprecated_at_ms or view.now_ms))
         view.note(self.actor, "VOCABULARY_DEPRECATE", ids.NONE, ids.NONE, self.reason, tag=self.tag)
         return {"status": "ok", "tag": self.tag}
