@@ -76,7 +76,7 @@ def recorded(decisions: int, agents: int, distinct: bool = False) -> Iterator[by
 def _decided(engine: Any, path: str, which: tuple[int, bool], documents: Documents) -> dict[str, Any]:
     number, distinct = which
     who = IlkRecord(_id(b"h", number), registration=Registration.COMPLETE, tenant=_id(b"t", number % TENANTS))
-    meta = {"type": "user", "action": "read", "src_ilk": ilk_name(who.ilk),
+    meta: dict[str, Any] = {"type": "user", "action": "read", "src_ilk": ilk_name(who.ilk),
             "context": {"required_capability": f"skill-{number % TAGS}"}}  # fmt: skip
     if distinct:
         meta["context"]["turn"] = number

@@ -40,7 +40,8 @@ class Change(StrEnum):
 
 
 class Case(NamedTuple):
-    """A recorded decision, as far as asking again and comparing need it. `input` is JSON."""
+    """A recorded decision, as far as asking again and comparing need it. `input` is JSON, and so is `question`: what
+    the candidate reads of it, "" where that is not known yet."""
 
     path: str
     input: bytes
@@ -52,6 +53,7 @@ class Case(NamedTuple):
     timestamp: str
     requested_by: str
     erased: bool
+    question: bytes = b""
 
 
 class Answer(NamedTuple):

@@ -56,16 +56,20 @@ class Evaluator:
         *,
         fuel: int = FUEL_MAX,
         roots: Collection[str] | None = None,
+        cut: bool = False,
+        spare: bool = True,
     ) -> None:
-        """`roots`: the data roots that the policy reads, when that is known; others are not loaded. Raises
-        PolicyError."""
+        """`roots`: the data roots that the policy reads, when that is known; others are not loaded. `cut`: there are no
+        others in `data`. Without a `spare` a fault costs the time of a copy: for who asks much and has nobody waiting.
+        Raises PolicyError."""
         self._module = module
         self._fuel = fuel
         self._roots = None if roots is None else frozenset(roots)
-        self._live = Instance(module, self._wanted(data))
+        self._live = Instance(module, data if cut else self._wanted(data))
         self._entrypoints = dict(module.entrypoints)
         self._patched = 0  # how often; a copy made across a patch is no copy
         self._guests: list[tuple[str, ...]] = []  # paths of the overlay that stands in the data now
+        self._has_spare = spare
         self._spare: Instance | None = None
         self._builder: _Builder | None = None
         self._tidier: _Tidier | None = None
@@ -192,7 +196,7 @@ class Evaluator:
 
     def _build(self) -> None:
         """Begin a spare, in a thread. Not beside a tidier, whose data will be the better ones."""
-        if self._tidier is not None:
+        if self._tidier is not None or not self._has_spare:
             return
         self._builder = _Builder(self._live, self._patched)
         self._builder.start()

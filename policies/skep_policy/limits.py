@@ -24,7 +24,7 @@ VET_BYTES_MAX: Final = 512 << 20
 
 # Evaluations ------------------------------------------------------------------------------------------------------
 
-FUEL_MAX: Final = 1_500_000
+FUEL_MAX: Final = 1_100_000
 """One evaluation. The default policy uses 0.1 M; an endless loop of the plainest kind ends after 1.2 ms."""
 
 BUILTIN_FUEL: Final = 15_000

@@ -55,6 +55,10 @@ class Manifest:
     compiled_at_ms: int = 0
     rego_version: str = "v1"
 
+    def roots(self) -> frozenset[str] | None:
+        """The data roots that any entry point reads; None when that is not known."""
+        return frozenset(root for each in self.reads.values() for root in each.data) if self.reads else None
+
     def to_json(self) -> bytes:
         """Canonical JSON."""
         document = {"schema": _SCHEMA, **asdict(self)}

@@ -31,6 +31,7 @@ CASES_MAX: Final = 2_000_000
 
 KEPT_MAX: Final = 65_536  # answers on the same data
 PROGRESS_EVERY: Final = 4_096
+_NOBODY: Final[frozenset[str]] = frozenset()
 _NOT_DECIDED: Final = frozenset({"POLICY_BUSY", "NOT_READY"})  # the policy was not asked
 
 
@@ -67,8 +68,14 @@ class Span:
 
     def in_order(self) -> list[tuple[int, Case]]:
         """The cases by the step that they were made at; the order within one step stays."""
-        placed = [(self.place(revision, seen), case) for revision, seen, case in self.cases]
-        placed.sort(key=lambda each: each[0])
+        places: dict[tuple[Revision | None, int], int] = {}  # neighbours say the same
+        placed = []
+        for revision, seen, case in self.cases:
+            at = places.get((revision, seen))
+            if at is None:
+                at = places[revision, seen] = self.place(revision, seen)
+            placed.append((at, case))
+        placed.sort(key=_first)
         return placed
 
 
@@ -79,13 +86,45 @@ class Candidate:
     engine: Callable[[bytes], Engine]
     manifest: Manifest
 
+    def questions(self) -> Questions:
+        """How it is asked. For `spans`, which has each input parsed anyway."""
+        return Questions(self.manifest)
+
+
+class Questions:
+    """What a policy reads of a recorded input, as JSON: what a router would have asked it."""
+
+    __slots__ = ("_parts", "_source", "roots")
+
+    def __init__(self, manifest: Manifest) -> None:
+        roots = manifest.roots()
+        self.roots = roots if roots is None or "identity" not in roots else roots | {"agents"}  # who stands in it
+        reads = {name: manifest.reads.get(name, Reads()) for name in ENTRYPOINTS}
+        self._parts = {name: parts_of(each) for name, each in reads.items()}
+        self._source = {name for name, each in reads.items() if each.source}
+
+    def text(self, path: str, document: Mapping[str, Any], requested_by: str) -> bytes:
+        """A policy that did not read the sender's name left it out; one that does gets it."""
+        lean = {**document}
+        for part, wanted in self._parts[path]:
+            value = document.get(part)
+            if isinstance(value, dict):
+                lean[part] = {name: value[name] for name in wanted if name in value}
+        routing = document.get("routing")
+        if path in self._source and isinstance(routing, dict):
+            lean["routing"] = {"src_l2_name": requested_by, **routing}
+        return orjson.dumps(lean)
+
 
 # -- the log -------------------------------------------------------------------------------------------------------
 
 
-def spans(lines: Iterable[Mapping[str, Any]], report: Report, since: str = "") -> Iterator[Span]:
+def spans(
+    lines: Iterable[Mapping[str, Any]], report: Report, since: str = "", questions: Questions | None = None
+) -> Iterator[Span]:
     """The log in spans, one behind, so that decisions which came late are in the span they belong to. `since` is a
-    timestamp as records have it; decisions before it are passed over."""
+    timestamp as records have it; decisions before it are passed over. With `questions`, of the candidate that will be
+    asked, no input is parsed a second time."""
     before: Span | None = None
     span = Span()
     for line in lines:
@@ -93,15 +132,23 @@ def spans(lines: Iterable[Mapping[str, Any]], report: Report, since: str = "") -
         if kind == "data":
             yield from _settled(span, before, report)
             before = span if span.begun or span.cases else None
-            span = Span(orjson.dumps(line.get("data") or {}), revision_of(line) or Revision(), begun=True)
+            span = Span(_data_of(line, questions), revision_of(line) or Revision(), begun=True)
         elif kind == "patch":
             span.steps.append(Step(revision_of(line) or span.revision, tuple(_patches(line))))
         elif kind == "lost":
             report.lost += _count(line)
         elif kind == "decision":
-            _add(span, line, report, since)
+            _add(span, line, report, since, questions)
     yield from _settled(span, before, report)
     yield span
+
+
+def _data_of(line: Mapping[str, Any], questions: Questions | None) -> bytes:
+    """As JSON; cut to what is read of them, if that is known: most of the data are read by nobody."""
+    data = line.get("data") or {}
+    if questions is not None and questions.roots is not None and isinstance(data, dict):
+        data = {root: value for root, value in data.items() if root in questions.roots}
+    return orjson.dumps(data)
 
 
 def _settled(span: Span, before: Span | None, report: Report) -> Iterator[Span]:
@@ -115,12 +162,14 @@ def _settled(span: Span, before: Span | None, report: Report) -> Iterator[Span]:
     yield before
 
 
-def _add(span: Span, event: Mapping[str, Any], report: Report, since: str) -> None:
+def _add(
+    span: Span, event: Mapping[str, Any], report: Report, since: str, questions: Questions | None
+) -> None:
     timestamp = event.get("timestamp")
     if since and isinstance(timestamp, str) and timestamp < since:
         return
     report.decisions += 1
-    case = _case_of(event, report)
+    case = _case_of(event, report, questions)
     if case is None:
         return
     if len(span.cases) + len(span.late) >= CASES_MAX:
@@ -134,24 +183,26 @@ def _add(span: Span, event: Mapping[str, Any], report: Report, since: str) -> No
     (span.late if older else span.cases).append((revision, len(span.steps), case))
 
 
-def _case_of(event: Mapping[str, Any], report: Report) -> Case | None:
+def _case_of(
+    event: Mapping[str, Any], report: Report, questions: Questions | None = None
+) -> Case | None:
     """What to ask again; None, counted, when there is nothing to ask or to compare with."""
-    path, said = event.get("path"), outcome_of(event)
-    if path not in ENTRYPOINTS or not isinstance(event.get("input"), dict):
+    path, said, document = event.get("path"), outcome_of(event), event.get("input")
+    if path not in ENTRYPOINTS or not isinstance(document, dict):
         report.foreign += 1
         return None
     if said in _NOT_DECIDED:
         report.not_asked += 1
         return None
-    erased = [*_list(event, "erased"), *_list(event, "masked")]
-    if any(str(place).startswith(("/result", "/candidates", "/chosen", "/refused")) for place in erased):
+    erased = event.get("erased") or event.get("masked")
+    if erased and _masks_the_answer(event):
         report.masked += 1
         return None
-    refused = [each.get("name") for each in _list(event, "refused") if isinstance(each, dict)]
+    requested_by = str(event.get("requested_by", ""))
     return Case(
-        path, orjson.dumps(event["input"]), said, tuple(_list(event, "candidates")), event.get("chosen") or "",
-        frozenset(filter(None, refused)), str(event.get("decision_id", "")), str(event.get("timestamp", "")),
-        str(event.get("requested_by", "")), bool(erased),
+        path, orjson.dumps(document), said, tuple(_list(event, "candidates")), event.get("chosen") or "", _away(event),
+        str(event.get("decision_id", "")), str(event.get("timestamp", "")), requested_by, bool(erased),
+        questions.text(path, document, requested_by) if questions else b"",
     )  # fmt: skip
 
 
@@ -161,9 +212,26 @@ def _patches(line: Mapping[str, Any]) -> Iterator[Patch]:
         yield Patch(tuple(each["path"]), value)
 
 
+def _masks_the_answer(event: Mapping[str, Any]) -> bool:
+    places = [*_list(event, "erased"), *_list(event, "masked")]
+    return any(str(place).startswith(("/result", "/candidates", "/chosen", "/refused")) for place in places)
+
+
+def _away(event: Mapping[str, Any]) -> frozenset[str]:
+    """The candidates that could not be taken."""
+    refused = event.get("refused")
+    if not refused or not isinstance(refused, list):
+        return _NOBODY
+    return frozenset(name for each in refused if isinstance(each, dict) and (name := each.get("name")))
+
+
 def _list(event: Mapping[str, Any], name: str) -> list[Any]:
     value = event.get(name)
     return value if isinstance(value, list) else []
+
+
+def _first(placed: tuple[int, Case]) -> int:
+    return placed[0]
 
 
 def _count(line: Mapping[str, Any]) -> int:
@@ -253,10 +321,9 @@ class _Asker:
 
     def __init__(self, span: Span, candidate: Candidate) -> None:
         reads, self._steps, self._done = candidate.manifest.reads, span.steps, 0
-        self._reads = {name: reads.get(name, Reads()) for name in ENTRYPOINTS}
-        self._parts = {name: parts_of(each) for name, each in self._reads.items()}
+        self._questions = candidate.questions()
         self._there = {name for name in ENTRYPOINTS if name in reads or not reads}
-        self._overlaid = {name for name, each in self._reads.items() if "identity" in each.data}
+        self._overlaid = {name for name, each in reads.items() if "identity" in each.data}
         self._keeps = {
             name for name in ENTRYPOINTS if candidate.manifest.cacheable.get(name, False)
         } - self._overlaid
@@ -279,9 +346,8 @@ class _Asker:
             return Answer(
                 "OPA_NO_TARGET" if case.path == TARGET else "POLICY_DENIED", (), "it has no such rule"
             )
-        document = orjson.loads(case.input)
-        overlay = self._guests(document) if case.path in self._overlaid else ()
-        question = orjson.dumps(self._lean(case, document))
+        overlay = self._guests(orjson.loads(case.input)) if case.path in self._overlaid else ()
+        question = case.question or self._questions.text(case.path, orjson.loads(case.input), case.requested_by)
         key = case.path, question
         found = self._kept.get(key)
         if found is None:
@@ -289,17 +355,6 @@ class _Asker:
             if case.path in self._keeps and len(self._kept) < KEPT_MAX:
                 self._kept[key] = found
         return found
-
-    def _lean(self, case: Case, document: dict[str, Any]) -> dict[str, Any]:
-        """What is read; and the sender's name, which a policy that did not read it left out."""
-        for part, wanted in self._parts[case.path]:
-            value = document.get(part)
-            if isinstance(value, dict):
-                document[part] = {name: value[name] for name in wanted if name in value}
-        routing = document.get("routing")
-        if self._reads[case.path].source and isinstance(routing, dict):
-            routing.setdefault("src_l2_name", case.requested_by)
-        return document
 
     def _guests(self, document: dict[str, Any]) -> tuple[Patch, ...]:
         """The interlocutors that do not stand in the data."""

@@ -96,9 +96,10 @@ def candidate_of(compiled: Compiled) -> Candidate:
     from skep_policy.module import Module
 
     module = Module.load(compiled.wasm)
-    reads = compiled.manifest.reads.values()
-    roots = {root for each in reads for root in each.data} if reads else None
-    return Candidate(lambda data: Evaluator(module, data, roots=roots), compiled.manifest)
+    roots = compiled.manifest.roots()
+    return Candidate(
+        lambda data: Evaluator(module, data, roots=roots, cut=True, spare=False), compiled.manifest
+    )
 
 
 def asked_again(
@@ -112,8 +113,9 @@ def asked_again(
     over everything that is held were a quarter of the time."""
     before = gc.isenabled()
     gc.disable()
+    candidate = candidate_of(compiled)
     try:
-        return replay(spans(lines, report, since), candidate_of(compiled), report, progress)
+        return replay(spans(lines, report, since, candidate.questions()), candidate, report, progress)
     finally:
         if before:
             gc.enable()

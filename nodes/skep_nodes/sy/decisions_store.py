@@ -67,8 +67,8 @@ def sealed(document: dict[str, Any]) -> bytes:
 def opened(line: bytes) -> dict[str, Any] | None:
     """The document of a whole line; None when it is torn or damaged."""
     line = line.removesuffix(b"\n")
-    body, seal = line[:-_SEAL_BYTES], line[-_SEAL_BYTES:]
-    if not seal.startswith(_SEAL) or seal != b'%b%08x"}' % (_SEAL, crc32(body)):
+    seal = line[-_SEAL_BYTES:]
+    if not seal.startswith(_SEAL) or seal != b'%b%08x"}' % (_SEAL, crc32(memoryview(line)[:-_SEAL_BYTES])):
         return None
     found = orjson.loads(line)
     return found if isinstance(found, dict) else None
