@@ -34,7 +34,7 @@ def now_ns() -> int:
 class Port(asyncio.Protocol):
     """A socket's two ends for the core: it is called by the loop, and it is the `hop.Port` that the core writes to."""
 
-    __slots__ = ("account", "descriptor", "endpoint", "shell", "transport", "waiting")
+    __slots__ = ("account", "descriptor", "endpoint", "shell", "stopped", "transport", "waiting")
 
     def __init__(self, shell: Shell) -> None:
         self.shell = shell
@@ -42,6 +42,7 @@ class Port(asyncio.Protocol):
         self.account: Account | None = None
         self.descriptor = -1
         self.waiting = False  # the transport has bytes of ours that the kernel did not take
+        self.stopped: Link | Pending | None = None  # who it spoke for when its turn was over
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any other callback
 
     # -- called by the loop
@@ -107,17 +108,19 @@ class Port(asyncio.Protocol):
         return self.endpoint is None
 
     def stop_reading(self) -> None:
-        endpoint = self.endpoint
+        endpoint = self.stopped = self.endpoint
         if type(endpoint) is Link:
             endpoint.pause_reading()
         else:
             self.pause_reading()
 
     def start_reading(self) -> None:
+        """The kept bytes may have made a link of a newcomer, and the link may have a reason of its own to wait."""
+        stopped, self.stopped = self.stopped, None
         endpoint = self.endpoint
-        if type(endpoint) is Link:
-            endpoint.resume_reading()
-        elif endpoint is not None:
+        if type(stopped) is Link:
+            stopped.resume_reading()
+        elif type(endpoint) is not Link or not endpoint.reading_paused:
             self.resume_reading()
 
     # -- called by the core

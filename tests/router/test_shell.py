@@ -20,10 +20,12 @@ from skep.protocol.codes import CloseReason
 from skep.protocol.handshake import NATIVE, Announced, ClientHandshake
 from skep.protocol.header import ContentType, DstKind, MessageClass, Selector, pack_frame, pack_key
 from skep.protocol.native_framing import NativeFramer
+from skep_router.accounts import Account
 from skep_router.core import Core
 from skep_router.hooks import Hooks
 from skep_router.settings import Settings
-from skep_router.shell import Shell
+from skep_router.shell import Port, Shell
+from skep_router.turns import Turns
 from skep_shm import ConfigState
 from support.wait import eventually_async
 
@@ -173,6 +175,27 @@ def test_drain_says_goodbye_and_removes_the_socket(run: Callable[..., object]) -
             verbs = [link_verbs.parse_link(f.payload) for f in NativeFramer().receive_data(data)]
             assert [type(v).__name__ for v in verbs] == ["Drain", "Bye"]
             assert verbs[-1].reason is CloseReason.DRAINED
+
+    run(scene())
+
+
+def test_a_newcomer_whose_hello_had_to_wait_is_read_on(run: Callable[..., object]) -> None:
+    """Its turn came after its uid's share was used up: the connection that was stopped was nobody's yet."""
+
+    class Late(Turns):
+        def take(self, account: Account, port: Port, data: bytes) -> None:
+            self._keep(account, port, data)
+
+    async def scene() -> None:
+        async with router() as (shell, path):
+            shell.core.accounts.get(os.getuid() + 1)  # somebody to share turns with
+            shell.turns = Late()
+            shell.tick()
+            a = await Client("AI.a", path).connect()
+            b = await Client("AI.b", path).connect()
+            for word in (b"one", b"two"):
+                await a.send(a.frame("AI.b", word))
+                assert await asyncio.wait_for(b.receive(), 5) == [word]
 
     run(scene())
 
