@@ -169,6 +169,8 @@ def test_a_failed_compilation_changes_nothing_and_says_where(tmp_path: Path) -> 
     assert len(answer.payload["problems"]) == 50
     assert (bench.desk.shelf, everything(tmp_path)) == (shelf, files)
     assert "COMPILE_ERROR" in bench.desk.get_status()["last_error"]
+    assert bench.do("compile", "second").payload["status"] == "ok"
+    assert bench.desk.get_status()["last_error"] == "", "what was put right is no error any more"
 
 
 def test_a_policy_too_large_to_pack_spends_no_number(tmp_path: Path) -> None:

@@ -108,8 +108,7 @@ class OpaDesk:
         new = self._worked_out(request, built)
         published = state_of(new) != state_of(self.shelf)
         warnings = self._put_in_force(new)
-        if published:
-            self.last_error = ""
+        self.last_error = ""  # what went wrong before is put right, or was given up
         return Answer(told | self._ok(request.action, new), published, warnings)
 
     def _worked_out(self, request: Request, built: Built | None) -> Shelf:
