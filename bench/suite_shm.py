@@ -6,13 +6,12 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
 
 from bench.hive import BenchHive, open_hive
 from bench.machine import NotRunError
 from bench.plain_client import PlainNode, first_to_hear
 from bench.rows import LIMIT, Bench, Case, Figures, Goal
-from bench.shm_load import ROUTER, percentiles, written_table
+from bench.shm_load import ROUTER, reads, written_table
 
 WRITER_HZ = 1000
 CHANGES = 20
@@ -37,8 +36,8 @@ def _often(root: Path, count: int) -> Figures:
     reader = NodesReader.attach(root, ROUTER)
     nodes = reader.all()
     slots = random.Random(1).choices(range(len(nodes)), k=4096)
-    get = percentiles(_each(reader.get, slots), count)
-    find = percentiles(_each(reader.find, [nodes[slot].uuid for slot in slots]), count)
+    get = reads(reader.get, slots, count)
+    find = reads(reader.find, [nodes[slot].uuid for slot in slots], count)
     reader.close()
     return {"get_p50_us": get[0], "get_p99_us": get[1], "find_p50_us": find[0], "find_p99_us": find[1]}
 
@@ -50,17 +49,9 @@ def _once(bench: Bench) -> Figures:
     with written_table(WRITER_HZ, bench.where.broker, count) as root:
         reader = NodesReader.attach(root, ROUTER)
         slots = random.Random(2).sample(range(count), k=count)
-        first = percentiles(_each(reader.get, slots), count)
+        first = reads(reader.get, slots, count)
         reader.close()
     return {"first_p50_us": first[0], "first_p99_us": first[1]}
-
-
-def _each(read: Any, keys: list[Any]) -> Any:
-    """A call without arguments that reads the next key of a fixed random order."""
-    import itertools
-
-    turn = itertools.cycle(keys).__next__
-    return lambda: read(turn())
 
 
 def change_seen(bench: Bench, peer: str) -> Figures:

@@ -38,6 +38,14 @@ def test_ilk_find(benchmark: Any, regions: Any) -> None:
     reader.close()
 
 
+def test_ilk_find_and_all_members(benchmark: Any, regions: Any) -> None:
+    """A look-up decodes nothing that nobody asks for; here all is asked for."""
+    reader = IlksReader.attach(regions.root)
+    turn = itertools.cycle([ilk_of(number * 7 % ILKS) for number in range(ILKS)]).__next__
+    assert len(benchmark(lambda: tuple(reader.find(turn())))) == len(IlkRecord._fields)
+    reader.close()
+
+
 def test_ilk_find_again(benchmark: Any, regions: Any) -> None:
     reader = IlksReader.attach(regions.root)
     wanted = ilk_of(7)

@@ -1,4 +1,4 @@
-"""Look-ups: views of a record, what is remembered and when it is believed, and methods that outlive their generation."""
+"""Look-ups: views of a record, what is remembered, when it is believed, and methods that outlive their generation."""
 
 from __future__ import annotations
 
