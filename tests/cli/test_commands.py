@@ -331,7 +331,8 @@ def test_a_second_skep_up_is_a_conflict(up: Up) -> None:
 
 
 def test_a_node_that_cannot_start_is_named(hive_folder: HiveFolder) -> None:
-    text = "hive_id: test\nready_s: 3\nnodes:\n- name: AI.no\n  module: skep_nodes.no_such\n"
+    (hive_folder.root / "fails.py").write_text("import no_such\n")
+    text = f"hive_id: test\nready_s: 3\nnodes:\n- name: AI.no\n  module: fails\n  path: {hive_folder.root}\n"
     (hive_folder.root / "hive.yaml").write_text(text)
     done = skep("up", "--hive", str(hive_folder.root))
     assert done.returncode == 5

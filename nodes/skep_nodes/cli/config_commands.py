@@ -36,11 +36,13 @@ def _short(value: Any) -> str:
 
 
 def validate_command(root: Path | None, out: Output) -> int:
-    """Check hive.yaml and the stored configuration."""
+    """Check hive.yaml, the nodes it names, what system nodes read at their start, and the stored configuration."""
+    from skep_nodes.cli.hive_check import check_nodes, check_system
     from skep_nodes.sy.config_store import ConfigDamaged, ConfigStore
 
     hive = find_hive(root)
-    load(hive.root)
+    check_nodes(hive, load(hive.root))
+    check_system(hive)
     try:
         stored = ConfigStore(hive.config_dir).load()
     except ConfigDamaged as error:

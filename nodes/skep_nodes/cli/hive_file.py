@@ -102,6 +102,11 @@ class Loaded:
 
     settings: HiveFile
     origins: dict[str, str] = field(default_factory=dict)
+    lines: Mapping[tuple[str | int, ...], str] = field(default_factory=dict)
+
+    def place(self, *at: str | int) -> str:
+        """The file and line of a value, or of what it stands in."""
+        return nearest(self.lines, at) or FILE_NAME
 
 
 def load(root: Path) -> Loaded:
@@ -114,7 +119,7 @@ def load(root: Path) -> Loaded:
             layer = _read(path)
             lines |= _lines_of(path, layer)
         except RecursionError as error:  # brackets without end, or an alias for what it stands in
-            raise _invalid(f"{path}:1", "nested too deeply") from error
+            raise invalid(f"{path}:1", "nested too deeply") from error
         for key in layer:
             origins[str(key)] = _place(path, layer, (key,))
         values |= layer
@@ -122,7 +127,7 @@ def load(root: Path) -> Loaded:
         if variable in os.environ:
             values[key], origins[key] = os.environ[variable], variable
     try:
-        return Loaded(HiveFile.model_validate(values), origins)
+        return Loaded(HiveFile.model_validate(values), origins, lines)
     except ValidationError as error:
         raise _failure(error, lines, origins, root) from error
 
@@ -139,11 +144,11 @@ def _read(path: Path) -> dict[str, Any]:
         value = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _invalid(f"{path}:{line}", str(error.problem)) from error
+        raise invalid(f"{path}:{line}", str(error.problem)) from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise _invalid(str(path), " ".join(str(error).split())) from error
+        raise invalid(str(path), " ".join(str(error).split())) from error
     if not isinstance(value, dict):
-        raise _invalid(f"{path}:1", "must be a mapping such as `hive_id: dev`")
+        raise invalid(f"{path}:1", "must be a mapping such as `hive_id: dev`")
     return value
 
 
@@ -169,16 +174,14 @@ def _failure(
     error: ValidationError, lines: Mapping[tuple[str | int, ...], str], origins: Mapping[str, str], root: Path
 ) -> Failure:
     problems = [_problem(dict(one), lines, origins, root) for one in error.errors()]
-    return _invalid(*problems[0], more=[f"{place}: {text}" for place, text in problems[1:]])
+    return invalid(*problems[0], more=[f"{place}: {text}" for place, text in problems[1:]])
 
 
 def _problem(
     one: dict[str, Any], lines: Mapping[tuple[str | int, ...], str], origins: Mapping[str, str], root: Path
 ) -> tuple[str, str]:
     at = tuple(one["loc"])
-    place = next(
-        (lines[at[:size]] for size in range(len(at), 0, -1) if at[:size] in lines), str(root / FILE_NAME)
-    )
+    place = nearest(lines, at) or str(root / FILE_NAME)
     if at and origins.get(str(at[0]), "").startswith("SKEP_"):
         place = origins[str(at[0])]
     dotted = ".".join(str(part) for part in at)
@@ -190,7 +193,13 @@ def _problem(
     return place, f"{dotted}: {one['msg'].removeprefix('Value error, ')}"
 
 
-def _invalid(place: str, problem: str, more: list[str] | None = None) -> Failure:
+def nearest(lines: Mapping[tuple[str | int, ...], str], at: tuple[str | int, ...]) -> str:
+    """Where a value stands, or the innermost thing around it that stands somewhere; empty for neither."""
+    return next((lines[at[:size]] for size in range(len(at), 0, -1) if at[:size] in lines), "")
+
+
+def invalid(place: str, problem: str, more: list[str] | None = None) -> Failure:
+    """A setting that cannot be used, and others beside it."""
     why = "also " + "; ".join(more) if more else ""
     return Failure(
         "INVALID_CONFIG", f"{place}: {problem}", why=why, then="correct it, then `skep config validate`",

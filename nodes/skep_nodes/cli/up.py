@@ -35,6 +35,7 @@ from skep_nodes.cli.children import (
     python,
 )  # fmt: skip
 from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.hive_check import check_nodes
 from skep_nodes.cli.hive_file import HiveFile, NodeEntry, load
 from skep_nodes.cli.hive_folder import make_hive, wanted_root
 from skep_nodes.cli.nursery import Nursery
@@ -52,7 +53,9 @@ def up_command(root: Path | None, nursery: Nursery, *, demo: bool, trace: bool, 
     say = _talker(quiet)
     if made:
         say(f"made hive {hive.hive_id} in {hive.root}")
-    settings = load(hive.root).settings
+    loaded = load(hive.root)
+    settings = loaded.settings
+    check_nodes(hive, loaded)
     entries = [*settings.nodes, *(demo_entries(hive) if demo else [])]
     with _Lock(hive.root / "run" / "up.lock"):
         children = children_of(hive, settings, entries, trace=trace)
