@@ -16,6 +16,10 @@ WASM_BYTES_MAX: Final = 4 << 20
 ENTRYPOINTS_MAX: Final = 1024
 """Entry points and built-ins that one module may name."""
 
+MODULES_KEPT: Final = 4
+"""Compiled modules that a process keeps: the policy in force, the one before it, a shadow, the next. Each is a MiB or
+two."""
+
 VET_S_MAX: Final = 10.0
 """What compiling an unknown module in a child may take."""
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Final
 
 import orjson
@@ -33,6 +34,7 @@ from skep_policy import builtins
 from skep_policy.limits import (
     ENTRYPOINTS_MAX,
     MEMORY_BYTES_MAX,
+    MODULES_KEPT,
     STACK_BYTES_MAX,
     START_FUEL_MAX,
     VET_BYTES_MAX,
@@ -90,18 +92,24 @@ class Module:
 
     @classmethod
     def load(cls, wasm: bytes) -> Module:
-        """Check and compile. Raises PolicyError WASM_TOO_LARGE, WASM_INVALID, IMPORT_FOREIGN, ABI_UNSUPPORTED,
-        BUILTIN_UNKNOWN."""
+        """Check and compile, or take what this process compiled of the same bytes not long ago: a rollback, a shadow
+        that is put in force and data that are loaded anew wait for no compiler. Raises PolicyError WASM_TOO_LARGE,
+        WASM_INVALID, IMPORT_FOREIGN, ABI_UNSUPPORTED, BUILTIN_UNKNOWN."""
         if len(wasm) > WASM_BYTES_MAX:
             raise PolicyError(
                 "WASM_TOO_LARGE",
                 f"the module is {len(wasm)} bytes, {WASM_BYTES_MAX} at most; split the policy",
             )
-        module = cls(_compiled(wasm), hashlib.sha256(wasm).hexdigest())
-        _check_imports(module.compiled)
-        _check_exports(module.compiled)
-        module._read_tables()
-        module._check_builtins()
+        sha256 = hashlib.sha256(wasm).hexdigest()
+        with _kept_lock:
+            module = _kept.pop(sha256, None)
+        if module is None:
+            module = cls(_compiled(wasm), sha256)
+            _check_imports(module.compiled)
+            _check_exports(module.compiled)
+            module._read_tables()
+            module._check_builtins()
+        _keep(module)
         return module
 
     def start(self, host: dict[str, Host], memory_max: int = MEMORY_BYTES_MAX) -> tuple[Store, Calls, Any]:
@@ -146,6 +154,17 @@ class Module:
                 f"the policy calls {', '.join(unknown[:5])}, which this host does not have; docs/policy-builtins.md "
                 "lists what it has, and `skep policy build` says the line",
             )
+
+
+_kept: Final[dict[str, Module]] = {}  # by their bytes' hash, in the order of use
+_kept_lock: Final = Lock()
+
+
+def _keep(module: Module) -> None:
+    with _kept_lock:
+        _kept[module.sha256] = module
+        while len(_kept) > MODULES_KEPT:
+            del _kept[next(iter(_kept))]
 
 
 def vet(wasm: bytes, seconds: float = VET_S_MAX, memory: int = VET_BYTES_MAX) -> dict[str, Any]:

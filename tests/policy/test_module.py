@@ -11,7 +11,7 @@ from policy import wat
 from skep.protocol.errors import PolicyError
 from skep_policy import module
 from skep_policy.default import default_policy
-from skep_policy.limits import WASM_BYTES_MAX
+from skep_policy.limits import MODULES_KEPT, WASM_BYTES_MAX
 from skep_policy.module import EXPORTS, Module, vet
 
 FOREIGN = '(import "env" "socket" (func (param i32)))'
@@ -114,3 +114,19 @@ def test_nothing_native_comes_from_a_file(monkeypatch: pytest.MonkeyPatch) -> No
     source = Path(module.__file__).read_text()
     assert "deserialize" not in source
     assert not any(name.startswith("WASMTIME") for name in os.environ)
+
+
+def test_the_same_bytes_are_compiled_once_and_few_modules_are_kept() -> None:
+    modules = [wat.module(extra=f"(func (drop (i32.const {number})))") for number in range(MODULES_KEPT + 1)]
+    first = Module.load(modules[0])
+    assert Module.load(bytes(modules[0])) is first
+    for other in modules[1:]:
+        Module.load(other)
+    assert len(module._kept) == MODULES_KEPT
+    assert Module.load(modules[0]) is not first, "the one that was asked for least lately went"
+
+
+def test_what_was_refused_is_refused_again() -> None:
+    for _ in range(2):
+        with pytest.raises(PolicyError, match=r"http\.send"):
+            Module.load(wat.module(builtins='{"http.send":0}'))

@@ -27,9 +27,9 @@ target := array.concat(
 	not input.meta.target
 	not input.meta.action == "escalate"
 	us := data.tenant[input.src.tenant].ready
-	mine := us[input.meta.context.required_capability]
-	not data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready[input.meta.context.required_capability]
-	not data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready.human_handover
+	tag := input.meta.context.required_capability
+	mine := us[tag]
+	not elsewhere(tag)
 } else := [front_desk] if {
 	stranger
 } else := [input.meta.target] if {
@@ -101,6 +101,16 @@ own := data.tenant[input.src.tenant].ready if input.src.tenant != "tnt:00000000-
 default common := {}
 
 common := data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready
+
+# METADATA
+# title: Somebody without a tenant answers, too
+# description: To one capability, or to it by a human's hand.
+# scope: document
+elsewhere(tag) if {
+	them := data.tenant["tnt:00000000-0000-0000-0000-000000000000"].ready
+	some name in [tag, "human_handover"]
+	them[name]
+}
 
 # METADATA
 # title: What the sender asks for
