@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from skep_nodes.cli.failure import Exit, Failure
+from skep_nodes.cli.room import FULL, no_room
 
 if TYPE_CHECKING:
     import typer
@@ -124,6 +125,8 @@ def _known(error: BaseException) -> Failure | None:
         return _region_failure(error)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""
+        if error.errno in FULL:
+            return no_room(f"{error.strerror}{where}", "what was to be written does not fit")
         return Failure("IO_ERROR", f"{error.strerror or error}{where}", then="skep doctor")
     if isinstance(error, TimeoutError):
         return Failure(

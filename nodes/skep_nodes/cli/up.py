@@ -39,6 +39,7 @@ from skep_nodes.cli.hive_check import check_nodes
 from skep_nodes.cli.hive_file import HiveFile, NodeEntry, load
 from skep_nodes.cli.hive_folder import make_hive, wanted_root
 from skep_nodes.cli.nursery import Nursery
+from skep_nodes.cli.room import FULL, no_room, without_room
 from skep_shm import RegionError
 
 STARTING_POLL_S, STEADY_POLL_S = 0.01, 0.1
@@ -49,6 +50,14 @@ KILL_WAIT_S = 2.0  # for the kernel to take away what was killed
 def up_command(root: Path | None, nursery: Nursery, *, demo: bool, trace: bool, quiet: bool) -> int:
     """Run the hive until a signal ends it."""
     folder = wanted_root(root)
+    try:
+        return _up(folder, nursery, demo=demo, trace=trace, quiet=quiet)
+    except OSError as error:
+        full = without_room(folder) if error.errno in FULL else ""
+        raise no_room(full, str(error)) if full else error from None
+
+
+def _up(folder: Path, nursery: Nursery, *, demo: bool, trace: bool, quiet: bool) -> int:
     made, hive = make_hive(folder)
     say = _talker(quiet)
     if made:
@@ -216,10 +225,13 @@ class Supervisor:
     def _on_exit(self, child: Child, code: int, now_s: float) -> None:
         killed = code == -signal.SIGKILL  # nobody dies of that with a word
         words = "" if killed else child.last_words(self.hive.root)
-        why = describe_exit(code) + (f": {words}" if words else "")
+        full = without_room(self.hive.root) if code else ""
+        why = ": ".join(filter(None, (describe_exit(code), words, full)))
         child.signal(signal.SIGKILL)  # what it started must not go on without it
         if child.tickets:
             self._forget_readers()
+        if full and not self._was_ready:
+            raise no_room(full, f"{child.name} {describe_exit(code)}" + (f": {words}" if words else ""))
         if not child.restart:
             child.state = State.STOPPED
             self._tell(child, why)
