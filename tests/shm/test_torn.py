@@ -66,6 +66,24 @@ def test_no_torn_read_beside_a_flat_out_writer(root: Path, capsys: pytest.Captur
 
 
 @pytest.mark.goal("G18")
+def test_no_torn_look_up_beside_a_flat_out_writer(root: Path) -> None:
+    """By key: what was remembered, what is read anew and what is taken from the undo area, as it comes."""
+    child = spawn("endless", root, RECORDS)
+    try:
+        reader = NodesReader.attach(root, ROUTER)
+        uuids = [node(number).uuid for number in range(RECORDS)]
+        seen: set[int] = set()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            assert torn_in(lambda number: reader.find(uuids[number]), BATCH, seen) == 0
+    finally:
+        child.kill()
+        child.wait()
+    assert reader.damaged == 0
+    assert len(seen) >= VERSIONS_MIN
+
+
+@pytest.mark.goal("G18")
 def test_the_checksum_catches_what_the_sequence_does_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a processor that reorders would do: the look at the sequence is taken away, copies are torn, and none passes
     the checksum. (Without the checksum too, torn reads must appear, or this test would show nothing.)"""
