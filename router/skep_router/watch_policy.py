@@ -21,6 +21,7 @@ from skep.protocol.errors import PolicyError
 from skep_router import changes
 from skep_router.core import Core
 from skep_router.log import Log
+from skep_router.staged import StagedWatcher
 from skep_router.watch_identity import IdentityWatcher
 from skep_shm import IlkRecord, PolicyReader, PolicyState, RegionError, TenantRecord, region_path
 
@@ -76,6 +77,7 @@ class PolicyWatcher:
         self._load: Future[Loaded] | None = None
         self._retry_at = 0
         self._hashes: tuple[str, str] = ("", "")
+        self._staged = StagedWatcher(root, core.settings.hive, log, pool)
         self._usual_s = sys.getswitchinterval()
 
     def look(self, now: int) -> None:
@@ -91,6 +93,8 @@ class PolicyWatcher:
         elif now >= self._retry_at and self._broken():
             self._retry_at = now + _REBUILD_NS
             self._begin(self._reader)
+        else:
+            self._staged.look(now)
         self._note_revisions()
 
     def _attach(self, now: int) -> None:

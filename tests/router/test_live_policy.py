@@ -13,8 +13,11 @@ import pytest
 from hostile.line import Line, reason_of
 from router.governed import ANA, RED, TEMP, agent, human
 from router.live import Live, log_of, rules
+from skep_policy.bundle import pack
+from skep_policy.compiler import compile_policy
 from skep_shm import IlkRecord, PolicyState, PolicyStatus, TenantRecord, TenantStatus
 from support.hives import HIVE_ID, HiveFolder
+from support.tools import need
 from support.wait import eventually
 
 BOT = b"b" * 16
@@ -111,6 +114,31 @@ def test_a_bundle_that_is_not_signed_is_refused_and_the_old_policy_stays(live: L
     assert outcome(web) == "NODE_NOT_FOUND"
 
 
+def test_a_staged_policy_is_compiled_before_it_is_applied(live: Live) -> None:
+    live.start()
+    live.until_known()
+    live.apply()
+    web, desk = live.node("IO.web"), live.node("AI.desk")
+    staged = live.root.joinpath("state", "opa", "staged", "bundle")
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(b"no bundle")
+    need("opa")
+    compiled = compile_policy(rules("AI.desk"))
+    fresh = staged.with_name("new")
+    fresh.write_bytes(pack(compiled, 7, live.hive, live.authority))
+    fresh.replace(staged)
+    eventually(lambda: log_of(live.router, "policy prepared"), 10, "a staged policy compiled")
+    assert [json.loads(line)["hash"] for line in log_of(live.router, "policy prepared")] == [
+        compiled.manifest.wasm_sha256
+    ]
+    assert outcome(web, src_ilk=ANA) == "OPA_NO_TARGET", "it is not in force"
+    began = time.perf_counter()
+    live.publish_policy(compiled)
+    print(f"the switch took {time.perf_counter() - began:.3f} s")
+    assert outcome(web, src_ilk=ANA) == ""
+    assert desk.settled()
+
+
 @pytest.mark.goal("G17")
 def test_an_older_version_is_refused(live: Live) -> None:
     live.start()
@@ -186,8 +214,6 @@ def test_a_switch_under_load_loses_and_misroutes_nothing(live: Live) -> None:
 
 
 def test_a_shadow_reports_and_changes_nothing(live: Live) -> None:
-    from skep_policy.bundle import pack
-    from skep_policy.compiler import compile_policy
 
     live.start()
     live.apply(rules("AI.desk"))
