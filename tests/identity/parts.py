@@ -10,6 +10,7 @@ from typing import Any
 from skep_nodes.identity import ids
 from skep_nodes.identity.audit import HeadFile
 from skep_nodes.identity.callers import Caller
+from skep_nodes.identity.kinds import Image
 from skep_nodes.identity.refusal import Refusal
 from skep_nodes.identity.service import Service
 from skep_nodes.identity.store import Store
@@ -36,8 +37,8 @@ class Published:
     async def fill(self, store: Store, tenants: Iterable[Any]) -> None:
         self.filled += 1
 
-    def publish(self, changes: Iterable[Change]) -> None:
-        self.changes += changes
+    def publish(self, image: Image) -> None:
+        self.changes += image.changes
 
 
 class Office:

@@ -153,7 +153,10 @@ async def test_a_channel_of_another_account_has_its_grant_and_no_more(
             (channel_of("+1", one), "ok"), (channel_of("+1"), "ok"), (channel_of("+1", two), "CHANNEL_NOT_GRANTED"),
             (channel_of("a@b.cd", one, "email"), "CHANNEL_NOT_GRANTED"),
         ]  # fmt: skip
-        assert await asyncio.to_thread(run_as, GUEST, lambda: as_guest(hive_folder, script)) == 0
+        async with joined(hive_folder, "IO.mail") as mail:
+            known = await ok(mail, "ILK_PROVISION", channel_of("ana@b.cd", one, "email"))
+        spoken = (known["ilk_id"], "ILK_FORBIDDEN")
+        assert await asyncio.to_thread(run_as, GUEST, lambda: as_guest(hive_folder, script, spoken)) == 0
 
 
 async def ask_config(admin: Node, change: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +165,8 @@ async def ask_config(admin: Node, change: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def as_guest(hive: HiveFolder, script: list[tuple[dict[str, Any], str]]) -> None:
+def as_guest(hive: HiveFolder, script: list[tuple[dict[str, Any], str]], spoken: tuple[str, str]) -> None:
+    """Provision by `script`; then speak for its own person, whom it may, and for `spoken`, of another kind."""
     (path,) = hive.sockets()
 
     def guest() -> PlainClient | None:
@@ -172,10 +176,16 @@ def as_guest(hive: HiveFolder, script: list[tuple[dict[str, Any], str]]) -> None
             return None
 
     client = eventually(guest, within=5)
+    own = ""
     for payload, expected in script:
         client.send(NAME, "system", payload, msg="ILK_PROVISION")
         answer = client.receive()["payload"]
         assert answer.get("error_code", answer["status"]) == expected, (payload, answer)
+        own = answer.get("ilk_id", own)
+    for ilk, expected in ((own, "POLICY_DENIED"), spoken):  # not registered, but its own to speak for
+        client.send("AI.nobody", "user", {"text": "hello"}, src_ilk=ilk)
+        told = client.receive()
+        assert told["payload"].get("reason") == expected, (ilk, told)
     client.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from identity.parts import Office, agent, new_ich, new_ilk
+from identity.parts import START_MS, Office, agent, new_ich, new_ilk
 from identity.parts import office as make_office
 from skep_nodes.cli.identity_transfer import Reading
 from skep_nodes.identity.sqlite import SqliteStore
@@ -87,6 +87,29 @@ async def test_a_line_that_cannot_be_kept_is_refused_alone(office: Office) -> No
     ]  # fmt: skip
     assert answer["created"] == 1
     assert await office.owner(tenant, "+900", "sms") == fine["ilk"]["ilk_id"]
+
+
+async def test_who_is_imported_has_times_and_a_history(office: Office) -> None:
+    """A line that says nothing of when: it is now, and stays what it was when the file is read again."""
+    tenant, ilk = await office.tenant(), new_ilk()
+    person: dict[str, Any] = {
+        "ilk_id": ilk, "ilk_type": "human", "registration_status": "complete", "tenant_id": tenant, "roles": ["buyer"],
+        "channels": [{"ich_id": new_ich(), "type": "sms", "address": "+1"}],
+    }  # fmt: skip
+    lines = [{"ilk": person}, {"tenant": {"tenant_id": f"tnt:{new_ich()[4:]}", "name": "old"}}]
+    for expected in ("created", "unchanged"):
+        assert (await office.ok("IDENTITY_IMPORT", {"lines": lines}))[expected] == 2
+        (whole,) = [one["ilk"] for one in await lines_of(office) if "ilk" in one]
+        assert (whole["created_at_ms"], whole["updated_at_ms"]) == (START_MS, START_MS)
+        assert whole["channels"][0]["added_at_ms"] == START_MS
+        assert min(each["created_at_ms"] for each in (await office.ok("TNT_LIST", {}))["tenants"]) == START_MS
+        office.now_ms += 1000
+    link, begun = (await office.ok("ILK_HISTORY", {"ilk_id": ilk}))["history"]
+    assert begun["at_ms"] == START_MS
+    assert (link["action"], link["detail"]["now"]["roles"]) == ("IDENTITY_IMPORT", ["buyer"])
+    dated = {**person, "created_at_ms": 1, "updated_at_ms": 2}
+    assert (await office.ok("IDENTITY_IMPORT", {"lines": [{"ilk": dated}]}))["changed"] == 1
+    assert len((await office.ok("ILK_HISTORY", {"ilk_id": ilk}))["history"]) == 3
 
 
 def test_an_import_notes_where_it_is(tmp_path: Path) -> None:

@@ -251,3 +251,47 @@ async def test_codes_never_carry_text(office: Office) -> None:
     for payload in ({}, {"name": ""}, {"name": "x" * 999}, {"name": 3}, {"nam": "x"}):
         answer = await office.say("TNT_CREATE", payload)
         assert answer["error_code"] == "INVALID_REQUEST"
+
+
+# -- evidence ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.goal("G14")
+async def test_an_unproven_address_joins_nobody(office: Office) -> None:
+    """Whatever the front desk believes: letters in her name, and a person who only ever claimed an address."""
+    tenant = await office.tenant()
+    ana = await office.person(tenant, "+1", "ana@example.org")
+    forged = await office.provision(tenant, "ana@example.org", "email-unproven")
+    mail = {"ich_id": new_ich(), "type": "email", "address": "ana@example.org"}
+    spoof = {"ich_id": new_ich(), "type": "email-unproven", "address": "ana@example.org"}
+    asked = {"ilk_id": ana, "channel": mail, "merge_from_ilk_id": forged}
+    said = await office.say("ILK_ADD_CHANNEL", asked, DESK)
+    assert said["error_code"] == "EVIDENCE_UNPROVEN"
+    assert "administrator" in said["message"]
+    assert await office.refused("ILK_ADD_CHANNEL", {**asked, "proof": "sender"}, DESK) == "EVIDENCE_UNPROVEN"
+    assert await office.refused("ILK_ADD_CHANNEL", {**asked, "proof": "looks"}, DESK) == "INVALID_REQUEST"
+    caller = await office.provision(tenant, "+2")
+    named = {"ilk_id": ana, "channel": spoof, "merge_from_ilk_id": caller}
+    assert await office.refused("ILK_ADD_CHANNEL", named, DESK) == "EVIDENCE_UNPROVEN"
+    claimed = await office.provision(tenant, "+3")
+    known = human(claimed, tenant, "eve@example.org")
+    known["identification"]["email_verified"] = False
+    await office.ok("ILK_REGISTER", known, DESK)
+    into = {"ilk_id": claimed, "channel": mail, "merge_from_ilk_id": caller, "proof": "code"}
+    assert await office.refused("ILK_ADD_CHANNEL", into, DESK) == "EVIDENCE_UNPROVEN"
+    for ilk in (forged, caller):
+        assert (await office.whole(ilk))["registration_status"] == "temporary", "nothing was changed"
+
+
+async def test_a_code_that_was_written_back_and_an_administrator_join_them(office: Office) -> None:
+    tenant = await office.tenant()
+    ana = await office.person(tenant, "+1", "ana@example.org")
+    for address, caller, proof in (("a@example.org", DESK, {"proof": "code"}), ("b@example.org", ADMIN, {})):
+        writer = await office.provision(tenant, address, "email-unproven")
+        mail = {"ich_id": new_ich(), "type": "email", "address": address}
+        await office.ok(
+            "ILK_ADD_CHANNEL", {"ilk_id": ana, "channel": mail, "merge_from_ilk_id": writer, **proof}, caller
+        )
+        assert (await office.whole(writer))["ilk_id"] == ana
+    links = (await office.ok("ILK_HISTORY", {"ilk_id": ana}))["history"]
+    assert "code" in str(links), "what it was joined by is kept"

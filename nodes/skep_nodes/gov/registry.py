@@ -66,8 +66,9 @@ class Registry:
         """The applicant is `known`, who is registered already: all its channels move there."""
         first = facts.channels[0]
         channel = {"ich_id": first["ich_id"], "type": first["channel_type"], "address": first["address"]}
-        await self._add(known, channel, applicant.ilk)
+        await self._add(known, channel, applicant.ilk, "sender" if applicant.email == facts.mailbox else "code")
 
-    async def _add(self, ilk: str, channel: dict[str, Any], joining: str) -> None:
+    async def _add(self, ilk: str, channel: dict[str, Any], joining: str, proof: str = "code") -> None:
         asked: dict[str, Any] = {"ilk_id": ilk, "channel": channel, "change_reason": REASON}
-        await self._voice.ask("ILK_ADD_CHANNEL", {**asked, "merge_from_ilk_id": joining} if joining else asked)
+        joined = {"merge_from_ilk_id": joining, "proof": proof} if joining else {}
+        await self._voice.ask("ILK_ADD_CHANNEL", {**asked, **joined})

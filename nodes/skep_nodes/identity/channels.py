@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from skep_nodes.identity import ids, limits
 from skep_nodes.identity.fields import Fields
@@ -18,6 +19,9 @@ from skep_nodes.identity.refusal import Code, Refusal, invalid
 from skep_nodes.identity.tables import CHANNELS
 from skep_nodes.identity.view import Ask, View
 from skep_shm.channel_key import normal_address, normal_kind
+
+UNPROVEN: Final = "email-unproven"
+"""The kind under which IO.email brings letters whose sender anybody may have written there."""
 
 
 @lru_cache(maxsize=4096)  # a request asks several times, and a group of requests has no more addresses

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from skep_nodes.identity import channels, ids, limits
 from skep_nodes.identity.records import Ilk, Merge
@@ -24,6 +24,10 @@ from skep_nodes.identity.refusal import Code, Refusal
 from skep_nodes.identity.tables import CHANNELS, ILKS, MERGES
 from skep_nodes.identity.view import Ask, View
 from skep_shm import IlkKind
+
+PROOFS: Final = ("code", "sender")
+"""What a front desk may say has proven an address: a code that was sent there and written back, or IO.email, which
+has checked who sent the letter (its channel is of the kind `email`)."""
 
 
 def asks(view: View, source: bytes) -> list[Ask]:
@@ -66,6 +70,21 @@ def merge(view: View, source: Ilk, target: Ilk, actor: str, reason: str, alias_t
             actor, "ILK_MERGE", each.ilk, each.tenant, reason, into=into, merged=from_, moved=list(made.moved)
         )
     return made
+
+
+def check_evidence(view: View, source: Ilk, target: Ilk, kind: str, proof: str) -> None:
+    """Raises Refusal EVIDENCE_UNPROVEN when the e-mail address by which two are joined may be anybody's: the letters
+    came from a sender that nobody checked and no code was written back, or the other only ever claimed it."""
+    owned = {channel.kind for channel in view.channels_of(source.ilk)}
+    problem = ""
+    proven = proof == "code" or (proof == "sender" and "email" in owned)
+    if channels.UNPROVEN in {kind, *owned} and not proven:
+        problem = f"{ids.ilk_text(source.ilk)} wrote from an address that is not proven to be theirs"
+    elif target.identification.get("email_verified") is False:
+        problem = f"{ids.ilk_text(target.ilk)} never proved its e-mail address"
+    if problem:
+        what_next = "have it proven by a code (proof), or let an administrator decide (skep identity merge)"
+        raise Refusal(Code.EVIDENCE_UNPROVEN, f"{problem}: {what_next}")
 
 
 def _check(view: View, source: Ilk, target: Ilk) -> None:

@@ -200,13 +200,13 @@ class Register:
                 )  # fmt: skip
 
     def _note(self, view: View, before: Ilk | None, after: Ilk) -> None:
-        was = {} if before is None else {"was": _definition(before)}
+        was = {} if before is None else {"was": definition(before)}
         view.note(
-            self.actor, "ILK_REGISTER", after.ilk, after.tenant, self.reason, now=_definition(after), **was
+            self.actor, "ILK_REGISTER", after.ilk, after.tenant, self.reason, now=definition(after), **was
         )
 
 
-def _definition(ilk: Ilk) -> dict[str, Any]:
+def definition(ilk: Ilk) -> dict[str, Any]:
     """What history keeps of an interlocutor; names and addresses stay out of the chain, so that they can be deleted."""
     return {
         "ilk_type": IlkKind(ilk.kind).name.lower(), "registration_status": STATUS_TEXTS[ilk.registration],
@@ -225,6 +225,8 @@ class AddChannel:
     merge_from: bytes = ids.NONE
     reason: str = ""
     alias_ttl_s: int = limits.ALIAS_TTL_S
+    decides: bool = False  # whether this registrar joins two by its own decision, without evidence
+    proof: str = ""
 
     def needs(self, view: View) -> Iterable[Ask]:
         asks = [*ask_canonical(view, self.ilk)]
@@ -246,6 +248,8 @@ class AddChannel:
             source = view.ilk(self.merge_from)
             if source is None or source.registration != Registration.TEMPORARY:
                 raise Refusal(Code.INVALID_MERGE_SOURCE, "merge_from_ilk_id must be a temporary interlocutor")
+            if not self.decides:
+                merging.check_evidence(view, source, target, self.address.kind, self.proof)
             merging.merge(view, source, target, self.actor, self.reason, self.alias_ttl_s)
         added = channels.add(view, target, self.address)
         channels.check_count(len(view.channels_of(target.ilk)))
@@ -256,6 +260,7 @@ class AddChannel:
             target.tenant,
             self.reason,
             ich_id=ids.channel_text(added.ich),
+            **({"proof": self.proof} if self.proof else {}),
         )
         return {"status": "ok", "ilk_id": ids.ilk_text(target.ilk), "change_reason": self.reason or None}
 
@@ -304,7 +309,7 @@ class Update:
             if self.add_channels
             else {}
         )
-        states = {"was": _definition(before), "now": _definition(after)}
+        states = {"was": definition(before), "now": definition(after)}
         view.note(self.actor, "ILK_UPDATE", after.ilk, after.tenant, self.reason, **states, **added)
 
 

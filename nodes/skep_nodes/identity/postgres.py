@@ -237,16 +237,19 @@ class PostgresStore:
             after = rows[-1][0]
         return found
 
-    async def _page_rows(self, table: Table, after: Any, limit: int) -> list[Any]:
-        where, values = (f" WHERE {table.key} > $2", (limit, after)) if after is not None else ("", (limit,))
-        return await self._rows(f"{_listed(table)}{where} ORDER BY {table.key} LIMIT $1", *values)
+    async def _page_rows(self, table: Table, after: Any, limit: int, by: str = "") -> list[Any]:
+        order = f"{by}, {table.key}" if by else table.key
+        values: tuple[Any, ...] = () if after is None else after if by else (after,)
+        marks = ", ".join(f"${at}" for at in range(2, 2 + len(values)))
+        where = f" WHERE ({order}) > ({marks})" if values else ""
+        return await self._rows(f"{_listed(table)}{where} ORDER BY {order} LIMIT $1", limit, *values)
 
-    async def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[list[Any]]:
+    async def scan_rows(self, table: Table, size: int = 5000, by: str = "") -> AsyncIterator[list[Any]]:
         """See `Store.scan_rows`."""
         after: Any = None
-        while rows := await self._page_rows(table, after, size):
+        while rows := await self._page_rows(table, after, size, by):
             yield rows
-            after = rows[-1][0]
+            after = table.place(rows[-1], by)
 
     async def due(self, now_ms: int, limit: int) -> list[bytes]:
         """See `Store.due`."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from skep_nodes.identity import limits
+from skep_nodes.identity.kinds import Image, Kinds, Owned, owned
 from skep_nodes.identity.records import Channel, Ilk, Tenant
 from skep_nodes.identity.store import Store
 from skep_nodes.identity.tables import CHANNELS, ILKS, TENANTS, Damaged, Table, words
@@ -53,6 +54,7 @@ CRASH_POINTS: Final = (
 )  # fmt: skip
 """Places where a crash must be harmless; a test is told of each (`at`)."""
 
+_NOBODY: Final[tuple[bytes, Kinds]] = (b"", ())
 _KINDS, _SUBTYPES, _SEALS = tuple(IlkKind), tuple(Subtype), tuple(SealStatus)
 _REGISTRATIONS, _STATUSES = tuple(Registration), tuple(TenantStatus)
 
@@ -80,18 +82,18 @@ def read_key(path: Path, group: int | None = None) -> bytes:
     return key
 
 
-def ilk_record(ilk: Ilk) -> IlkRecord | None:
+def ilk_record(ilk: Ilk, kinds: Kinds = ()) -> IlkRecord | None:
     """What readers see of an interlocutor; None for nothing."""
     if ilk.deleted_at_ms:
         return None
     return IlkRecord(
         ilk.ilk, _KINDS[ilk.kind], _SUBTYPES[ilk.subtype], _REGISTRATIONS[ilk.registration], _SEALS[ilk.seal],
         ilk.tenant, ilk.canonical, ilk.alias_until_ms, ilk.seal_until_ms, ilk.node_name, ilk.roles, ilk.capabilities,
-        ilk.degrees,
+        ilk.degrees, kinds,
     )  # fmt: skip
 
 
-def ilk_of_row(row: Sequence[Any]) -> IlkRecord | None:
+def ilk_of_row(row: Sequence[Any], kinds: Kinds = ()) -> IlkRecord | None:
     """The same from a row of its table, whose columns stand in `tables.ILKS`."""
     (ilk, kind, subtype, registration, tenant, _, node_name, _, roles, capabilities, _, canonical, alias_until, seal,
      seal_until, degrees, _, _, _, deleted_at, _) = row  # fmt: skip
@@ -99,8 +101,19 @@ def ilk_of_row(row: Sequence[Any]) -> IlkRecord | None:
         return None
     return IlkRecord(
         ilk, _KINDS[kind], _SUBTYPES[subtype], _REGISTRATIONS[registration], _SEALS[seal], tenant, canonical,
-        alias_until, seal_until, node_name, words(roles), words(capabilities), words(degrees),
+        alias_until, seal_until, node_name, words(roles), words(capabilities), words(degrees), kinds,
     )  # fmt: skip
+
+
+def _with_kinds(rows: Iterable[Sequence[Any]], owners: Iterator[tuple[bytes, Kinds]]) -> Iterator[IlkRecord]:
+    """Interlocutors of rows with the kinds of their channels; both come in the order of their ILKs."""
+    owner, kinds = next(owners, _NOBODY)
+    for row in rows:
+        while owner < row[0] and owner:
+            owner, kinds = next(owners, _NOBODY)
+        record = ilk_of_row(row, kinds if owner == row[0] else ())
+        if record is not None:
+            yield record
 
 
 def tenant_record(tenant: Tenant) -> TenantRecord:
@@ -126,12 +139,10 @@ class Regions:
             made.callback(self.ilks.close)
             self.channels = ChannelsWriter.create(root, hive, mode=MODE, group=group)
             made.pop_all()  # all three are there: they are closed together
-        self._images: tuple[tuple[Table, Any, Callable[[Any], Any]], ...] = (
-            (TENANTS, self.tenants, tenant_record),
-            (ILKS, self.ilks, ilk_record),
-            (CHANNELS, self.channels, self._channel),
-        )
-        self._failed: dict[tuple[str, Any], Change] = {}
+        self._writer_of: tuple[tuple[Table, Any], ...] = (
+            (TENANTS, self.tenants), (ILKS, self.ilks), (CHANNELS, self.channels),
+        )  # fmt: skip
+        self._failed: dict[tuple[str, Any], tuple[Change, Kinds]] = {}
         self.published: Callable[[], None] = lambda: None  # told after each change, to ring the doorbells
 
     async def fill(self, store: Store, tenants: Iterable[Tenant]) -> None:
@@ -139,35 +150,31 @@ class Regions:
         self._at("fill.tenants")
         self.tenants.fill(map(tenant_record, tenants))
         self._at("fill.ilks")
-        await self._filled(self.ilks.fill, store, ILKS, ilk_of_row)
+        owners = owned(self._sound(store, CHANNELS, by="ilk_id"))
+        await asyncio.to_thread(self.ilks.fill, _with_kinds(self._sound(store, ILKS), owners))
         self._at("fill.channels")
-        await self._filled(self.channels.fill, store, CHANNELS, self._channel_of_row)
+        rows = self._sound(store, CHANNELS)
+        await asyncio.to_thread(self.channels.fill, map(self._channel_of_row, rows))
         self._at("fill.done")
 
-    async def _filled(
-        self,
-        fill: Callable[[Iterator[Any]], object],
-        store: Store,
-        table: Table,
-        make: Callable[[Sequence[Any]], Any],
-    ) -> None:
-        """Fill a region from a table. The region takes an iterator and the store gives pieces when it is awaited, so
-        the region is written on another thread, which asks this one for the next piece: no table is in memory whole.
+    def _sound(self, store: Store, table: Table, by: str = "") -> Iterator[Sequence[Any]]:
+        """The rows of a table that may be shown, for another thread. A region takes an iterator and the store gives
+        pieces when it is awaited, so that thread asks this one's loop for the next piece: no table is in memory whole.
         Rows become what is shown without becoming records first: a million of them are a minute's work as it is."""
-        loop, pieces = asyncio.get_running_loop(), store.scan_rows(table)
+        loop, pieces = asyncio.get_running_loop(), store.scan_rows(table, by=by)
 
         async def following() -> Sequence[Any] | None:
             return await anext(pieces, None)
 
-        def shown() -> Iterator[Any]:
-            while (rows := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
-                for row in rows:
-                    if not table.sound(row):
+        def rows() -> Iterator[Sequence[Any]]:
+            while (piece := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+                for row in piece:
+                    if table.sound(row):
+                        yield row
+                    elif not by:  # told of once, in the order of the keys
                         self._warn(f"WARNING {Damaged(table.name, row[0])}; it is not shown")
-                    elif (record := make(row)) is not None:
-                        yield record
 
-        await asyncio.to_thread(fill, shown())
+        return rows()
 
     def _channel_of_row(self, row: Sequence[Any]) -> ChannelRecord:
         _, ilk, tenant, kind, address, *_ = row
@@ -177,36 +184,45 @@ class Regions:
         key = channel_key(self._key, channel.kind, channel.address, channel.tenant)
         return ChannelRecord(key, channel.ilk, channel.tenant, channel.kind)
 
-    def publish(self, changes: Iterable[Change]) -> None:
+    def publish(self, image: Image) -> None:
         """See `service.Publisher`."""
-        shown = [change for change in changes if change.table in POINTS]
+        shown = [change for change in image.changes if change.table in POINTS]
         if not shown:
             return
         try:
-            self._show(shown)
+            self._show(shown, image.kinds)
         except (RegionError, ValueError):  # one of them: each by itself, so that the others are shown
             for change in shown:
-                self._try(change)
+                self._try(change, image.kinds.get(change.key, ()))
         self.published()
 
-    def _try(self, change: Change) -> None:
+    def _try(self, change: Change, kinds: Kinds) -> None:
         try:
-            self._show((change,))
+            self._show((change,), {change.key: kinds})
         except (RegionError, ValueError) as error:
             if len(self._failed) < FAILED_MAX:
-                self._failed[change.table.name, change.key] = change
+                self._failed[change.table.name, change.key] = change, kinds
             self._warn(f"WARNING a change is not visible yet: {error}")
 
-    def _show(self, changes: Sequence[Change]) -> None:
+    def _show(self, changes: Sequence[Change], kinds: Owned) -> None:
         """Region by region, the channels last: who finds one then finds its owner. Raises RegionError, ValueError."""
-        for table, writer, image in self._images:
+        for table, writer in self._writer_of:
             these = [change for change in changes if change.table is table]
             if these:
-                records = [image(change.record) if change.record is not None else None for change in these]
+                records = [self._record(change, kinds) for change in these]
                 self._put(writer, POINTS[table], records)
                 self._take_away(writer, these, records)
         for change in changes if self._failed else ():
             self._failed.pop((change.table.name, change.key), None)
+
+    def _record(self, change: Change, kinds: Owned) -> Any:
+        """What readers see of a row; None for nothing."""
+        table, key, record, _ = change
+        if record is None:
+            return None
+        if table is CHANNELS:
+            return self._channel(record)
+        return ilk_record(record, kinds.get(key, ())) if table is ILKS else tenant_record(record)
 
     def _put(self, writer: Any, points: tuple[str, str], records: Sequence[Any]) -> None:
         before, after = points
@@ -233,8 +249,8 @@ class Regions:
         """Signs of life, and another try for what could not be shown."""
         for writer in self._writers():
             writer.heartbeat(now_ns)
-        for change in list(self._failed.values()):
-            self._try(change)
+        for change, kinds in list(self._failed.values()):
+            self._try(change, kinds)
 
     @property
     def unpublished(self) -> int:

@@ -16,16 +16,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
-from skep_nodes.identity import audit, limits
+from skep_nodes.identity import audit, kinds, limits
 from skep_nodes.identity.action import ROUNDS_MAX, Action
 from skep_nodes.identity.audit import FIRST, Head, HeadFile
 from skep_nodes.identity.counting import Counts
 from skep_nodes.identity.ids import NONE, ilk_text, new_id
+from skep_nodes.identity.kinds import Image
 from skep_nodes.identity.records import Entry
 from skep_nodes.identity.refusal import Code, Refusal
 from skep_nodes.identity.store import Conflict, Store, StoreBroken, StoreError, StoreUnready, scan
 from skep_nodes.identity.tables import AUDIT, RESIDENT, Damaged
-from skep_nodes.identity.view import Ask, Change, Shelf, View
+from skep_nodes.identity.view import Ask, Shelf, View
 
 CRASH_POINTS: Final = (
     "group.begin", "group.loaded", "group.decided", "write.before", "write.after", "head.before", "head.after",
@@ -40,7 +41,7 @@ class Publisher(Protocol):
         """Show everything."""
         ...
 
-    def publish(self, changes: Iterable[Change]) -> None:
+    def publish(self, image: Image) -> None:
         """Show these. What cannot be shown is kept and tried again; never raises for it."""
         ...
 
@@ -225,6 +226,9 @@ class Service:
         changes = view.changes()
         if not changes and not view.entries:
             return
+        asks = view.unknown(kinds.asks(changes))
+        if asks:
+            await self._fetch(view, asks)
         head, entries = self.head, []
         for what in (*arrivals(view.arrivals), *view.entries):
             entries.append(audit.link(head, view.now_ms, what))
@@ -232,9 +236,9 @@ class Service:
         self._at("write.before")
         await self.store.write(changes, entries)
         self._at("write.after")
-        self._kept(head, changes)
+        self._kept(head, kinds.image(view, changes))
 
-    def _kept(self, head: Head, changes: list[Change]) -> None:
+    def _kept(self, head: Head, image: Image) -> None:
         """What follows from changes that are on the disk. Nothing here may fail them."""
         self.head = head
         self._at("head.before")
@@ -244,7 +248,7 @@ class Service:
             self._warn(f"WARNING {self.head_file.path}: {error.strerror}; a later loss would go unnoticed")
         self._at("head.after")
         self._at("publish.before")
-        self.publisher.publish(changes)
+        self.publisher.publish(image)
         self._at("publish.after")
 
     def _note_damage(self, damaged: Iterable[Damaged]) -> None:

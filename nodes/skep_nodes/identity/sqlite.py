@@ -195,20 +195,22 @@ class SqliteStore:
             after = rows[-1][0]
         return found
 
-    def _page_rows(self, table: Table, after: Any, limit: int) -> list[Any]:
-        where = f" WHERE {table.key} > ?" if after is not None else ""
-        text = f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {table.key} LIMIT ?"  # noqa: S608
+    def _page_rows(self, table: Table, after: Any, limit: int, by: str = "") -> list[Any]:
+        order = f"{by}, {table.key}" if by else table.key
+        values: tuple[Any, ...] = () if after is None else after if by else (after,)
+        where = f" WHERE ({order}) > ({', '.join('?' * len(values))})" if values else ""
+        text = f"SELECT {', '.join(table.all_columns)} FROM {table.name}{where} ORDER BY {order} LIMIT ?"  # noqa: S608
         try:
-            return self._rows(text, (limit,) if after is None else (after, limit))
+            return self._rows(text, (*values, limit))
         except _ERRORS as error:
             raise self._error(error) from error
 
-    async def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[list[Any]]:
+    async def scan_rows(self, table: Table, size: int = 5000, by: str = "") -> AsyncIterator[list[Any]]:
         """See `Store.scan_rows`."""
         after: Any = None
-        while rows := self._page_rows(table, after, size):
+        while rows := self._page_rows(table, after, size, by):
             yield rows
-            after = rows[-1][0]
+            after = table.place(rows[-1], by)
 
     async def due(self, now_ms: int, limit: int) -> list[bytes]:
         """See `Store.due`."""

@@ -71,8 +71,9 @@ class Store(Protocol):
         """One synced transaction. Raises Conflict, StoreError, StoreBroken."""
         ...
 
-    def scan_rows(self, table: Table, size: int = 5000) -> AsyncIterator[Sequence[Any]]:
-        """A whole table in the order of its keys, in pieces, unchecked: ask `Table.sound` of each row first."""
+    def scan_rows(self, table: Table, size: int = 5000, by: str = "") -> AsyncIterator[Sequence[Any]]:
+        """A whole table in the order of its keys, or of the column `by` and its keys, in pieces, unchecked: ask
+        `Table.sound` of each row first."""
         ...
 
     async def page(self, table: Table, after: Any, limit: int) -> Fetched:

@@ -93,6 +93,10 @@ class Table:
         readers: dict[Form, Callable[[str], Any]] = {Form.WORDS: words, Form.OBJECT: json.loads}
         return tuple((at, readers[form]) for at, form in enumerate(self.forms) if form in readers)
 
+    def place(self, row: Sequence[Any], by: str = "") -> Any:
+        """Where a row stands in the order of the keys, or of a column and the keys."""
+        return (row[self.columns.index(by)], row[0]) if by else row[0]
+
     def condition(self, column: str) -> str:
         """What a query by this column has to say besides, so that a partial index serves it."""
         return f" AND {dict(self.terms)[column]}" if column in dict(self.terms) else ""

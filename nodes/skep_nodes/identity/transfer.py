@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from skep_nodes.identity import channels, ids, limits, merging, tenants
+from skep_nodes.identity import channels, ids, limits, merging, people, tenants
 from skep_nodes.identity.channels import Address
 from skep_nodes.identity.fields import Fields, tag_of
 from skep_nodes.identity.records import Channel, Ilk, Merge, Tenant, Word
@@ -124,7 +124,10 @@ class ImportLines:
         for number, line in enumerate(self.lines, self.first):
             mark = view.mark()
             try:
-                counts[line.put(view)] += 1
+                done = line.put(view)
+                counts[done] += 1
+                if done != "unchanged":
+                    line.note(view, self.actor)
             except Refusal as refusal:
                 view.rewind(mark)
                 refused.append({"line": number, "error_code": str(refusal.code), "message": refusal.message})
@@ -142,6 +145,9 @@ class Line:
 
     def put(self, view: View) -> str:
         raise NotImplementedError
+
+    def note(self, view: View, actor: str) -> None:
+        """One link for the history of whom the line is about; by default it is about nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,9 @@ class TenantLine(Line):
                     )
         if known is None and sum(1 for _ in view.all(TENANTS)) >= limits.TENANTS_MAX:
             raise Refusal(Code.IDENTITY_LIMIT_REACHED, f"at most {limits.TENANTS_MAX} tenants")
-        tenant = self.tenant if known is None else self.tenant._replace(updated_at_ms=known.updated_at_ms)
+        made_ms = self.tenant.created_at_ms or (known.created_at_ms if known else view.now_ms)
+        updated_ms = known.updated_at_ms if known else made_ms
+        tenant = self.tenant._replace(created_at_ms=made_ms, updated_at_ms=updated_ms)
         return _put(view, lambda: view.put(TENANTS, tenant), known, tenant)
 
 
@@ -204,7 +212,8 @@ class IlkLine(Line):
         if view.tenant(self.ilk.tenant) is None:
             raise Refusal(Code.INVALID_TENANT, f"there is no tenant {ids.tenant_text(self.ilk.tenant)}")
         known = view.ilk(self.ilk.ilk)
-        ilk = self.ilk if known is None else self.ilk._replace(
+        ilk = self._dated(view, known)
+        ilk = ilk if known is None else ilk._replace(
             seal=known.seal, seal_until_ms=known.seal_until_ms, degrees=known.degrees,
             registered_by=known.registered_by,
         )  # fmt: skip
@@ -216,6 +225,18 @@ class IlkLine(Line):
                 moved = True
         done = _put(view, lambda: view.put(ILKS, ilk), known, ilk)
         return "changed" if moved and done == "unchanged" else done
+
+    def note(self, view: View, actor: str) -> None:
+        ilk = view.ilk(self.ilk.ilk)
+        assert ilk is not None, "it was put"
+        view.note(actor, "IDENTITY_IMPORT", ilk.ilk, ilk.tenant, "", now=people.definition(ilk))
+
+    def _dated(self, view: View, known: Ilk | None) -> Ilk:
+        """The times of the line; without one what is known already, else now: nobody is of the year 1970."""
+        ilk = self.ilk
+        made_ms = ilk.created_at_ms or (known.created_at_ms if known else 0) or view.now_ms
+        updated_ms = ilk.updated_at_ms or (known.updated_at_ms if known else 0) or max(made_ms, ilk.deleted_at_ms)
+        return ilk._replace(created_at_ms=made_ms, updated_at_ms=updated_ms)
 
     @staticmethod
     def _check_unique(view: View, ilk: Ilk) -> None:
@@ -229,7 +250,11 @@ class IlkLine(Line):
                 raise Refusal(Code.DUPLICATE_NODE_NAME, f"{ids.ilk_text(other.ilk)} has this node name")
 
     def _channels(self, view: View, ilk: Ilk) -> bool:
-        wanted = {self._channel(ilk, *each) for each in self.owned}
+        added_ms = {channel.ich: channel.added_at_ms for channel in view.channels_of(ilk.ilk)}
+        wanted = {
+            self._channel(ilk, address, primary, at_ms or added_ms.get(address.ich, 0) or view.now_ms)
+            for address, primary, at_ms in self.owned
+        }
         for channel in wanted:
             for other in (view.one(CHANNELS, channel.ich), *view.find(CHANNELS, "look_up", channel.look_up)):
                 if other is not None and other.ilk != ilk.ilk:

@@ -118,11 +118,14 @@ class _Readers:
         return full
 
     def add_channel(self, payload: Mapping[str, Any], caller: Caller) -> Action:
-        fields = Fields(payload, ("ilk_id", "channel", "merge_from_ilk_id", "change_reason"))
+        fields = Fields(payload, ("ilk_id", "channel", "merge_from_ilk_id", "proof", "change_reason"))
         address = channels.read_address(fields.inner("channel", ("ich_id", "type", "address")))
         source = fields.key("merge_from_ilk_id", ids.ILK, required=False)
         ilk, ttl_s = fields.key("ilk_id", ids.ILK), self._settings.alias_ttl_s
-        return people.AddChannel(caller.name, ilk, address, source, _reason(fields), ttl_s)
+        proof = _word(fields, "proof", dict.fromkeys(merging.PROOFS, 0)) if fields.has("proof") else ""
+        return people.AddChannel(
+            caller.name, ilk, address, source, _reason(fields), ttl_s, _administers(caller), proof
+        )
 
     def update(self, payload: Mapping[str, Any], caller: Caller) -> Action:
         fields = Fields(payload, (
