@@ -56,7 +56,8 @@ def explain_command(root: Path | None, out: Output, trace: str) -> int:
         out.one("skep.explain/1", {"trace_id": full, "steps": steps, "decisions": shown}, full)
         return Exit.OK
     if found:
-        out.say(f"trace {full}: {len(steps)} steps in {span_text(found[-1].mono_ns - found[0].mono_ns)}")
+        word = "step" if len(steps) == 1 else "steps"
+        out.say(f"trace {full}: {len(steps)} {word} in {span_text(found[-1].mono_ns - found[0].mono_ns)}")
         out.rows("skep.explain/1", "steps", steps, COLUMNS)
     else:
         out.say(f"trace {full}: no hop is recorded")

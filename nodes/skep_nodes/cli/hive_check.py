@@ -131,10 +131,9 @@ def _read_secrets(hive: Hive, module: str, settings: Any) -> None:
 def check_system(hive: Hive) -> None:
     """Raises Failure when a system node could not start with what it would read."""
     from skep.errors import SkepError
-    from skep.protocol.errors import PolicyError
     from skep_nodes.sy.identity_config import read_config
 
-    _check_key(hive, PolicyError)
+    check_key(hive)
     try:
         config = read_config(hive)
     except (ValueError, SkepError) as error:
@@ -143,16 +142,16 @@ def check_system(hive: Hive) -> None:
         _check_first_start(hive)
 
 
-def _check_key(hive: Hive, error_type: type[Exception]) -> None:
-    """A hive that was never started has none yet."""
+def check_key(hive: Hive) -> None:
+    """Raises Failure when the hive's key cannot be used. A folder that was made by hand has none yet."""
+    from skep.protocol.errors import PolicyError
     from skep_policy.authority import Authority
 
     if (hive.config_dir / "authority.pub").exists() or (hive.state_dir / "authority" / "hive.key").exists():
         try:
             Authority.load_or_create(hive.root)
-        except error_type as error:
-            raise Failure(str(getattr(error, "code", "")), "the hive's key cannot be used",
-                          why=str(getattr(error, "detail", error)),
+        except PolicyError as error:
+            raise Failure(error.code, "the hive's key cannot be used", why=error.detail,
                           then="docs/policy-life.md says what each of these means") from error  # fmt: skip
 
 

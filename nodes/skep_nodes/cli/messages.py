@@ -56,7 +56,9 @@ def msg_send(root: Path | None, out: Output, asked: Outgoing) -> int:
 
     facts = joined(root, asked.as_name, send, asked.timeout)
     if out.form is Format.table:
-        out.say(f"sent to {facts['destination']}: {facts['ack']}")
+        broadcast = facts["destination"] == "broadcast"
+        out.say("sent to every node here; nobody confirms a broadcast" if broadcast else
+                f"sent to {facts['destination']}: {facts['ack']}")  # fmt: skip
         if "trace_id" in facts:
             out.text(facts["trace_id"])
     else:

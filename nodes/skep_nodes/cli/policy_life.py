@@ -8,14 +8,15 @@ about it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from skep import Node
+from skep import Node, find_hive
 from skep.protocol.limits import FRAME_BYTES_MAX
 from skep_nodes.cli.failure import Exit, Failure, exit_for
+from skep_nodes.cli.hive_check import check_key
 from skep_nodes.cli.output import Column, Format, Output
 from skep_nodes.cli.session import joined
 
@@ -92,7 +93,7 @@ def change_command(root: Path | None, out: Output, asked: Asked) -> int:
         )
         return reply.payload
 
-    answer = _accepted(joined(root, "", send, asked.timeout), asked, out)
+    answer = _accepted(owner_asked(root, send, asked.timeout), asked, out)
     _tell(answer, asked, out)
     return _exit_of(answer, out)
 
@@ -133,7 +134,7 @@ def _query(root: Path | None, action: str, timeout: float) -> dict[str, Any]:
     async def send(node: Node) -> Any:
         return (await node.request(OWNER, {}, timeout=timeout, type="query", action=action)).payload
 
-    answer = joined(root, "", send, timeout)
+    answer = owner_asked(root, send, timeout)
     if not isinstance(answer, dict) or "status" not in answer:
         raise Failure("BAD_ANSWER", f"{OWNER} answered {action} with something that is no status")
     if answer.get("error_code") == "FORBIDDEN":
@@ -185,3 +186,14 @@ def _exit_of(answer: Mapping[str, Any], out: Output) -> int:
         out.say(f"not known to run it: {', '.join(pending)}; see `skep policy status`")
         return Exit.UNREACHABLE
     return Exit.OK
+
+
+def owner_asked(root: Path | None, send: Callable[[Node], Awaitable[Any]], timeout: float) -> Any:
+    """What the policy's owner answers. One that is not there may have been kept away by the hive's key: then that is
+    what is wrong. Raises Failure."""
+    try:
+        return joined(root, "", send, timeout)
+    except Failure as failure:
+        if failure.code == "NODE_NOT_FOUND":
+            check_key(find_hive(root))
+        raise

@@ -16,10 +16,10 @@ from skep_nodes.cli.explain_log import lines_since, moment_of, stamp
 from skep_nodes.cli.failure import Exit, Failure, exit_for
 from skep_nodes.cli.output import Format, Output
 from skep_nodes.cli.policy_diff import GROUPS, row_of, totals_of
-from skep_nodes.cli.session import joined
 from skep_nodes.sy.decisions_store import LogReader
 from skep_policy.difference import Report
 from skep_policy.replay import shadowed
+from skep_shm import PolicyReader, RegionError
 
 COLUMNS = tuple(column for column in GROUPS if column.key not in ("rule", "accepted"))
 
@@ -46,6 +46,7 @@ def shadow_command(root: Path | None, out: Output, trial: Trial) -> int:
 def _change(root: Path | None, out: Output, trial: Trial) -> int:
     action = "shadow_stop" if trial.stop else "shadow"
     payload = policy_life.Asked(action, trial.candidate, timeout=trial.timeout).payload()
+    nothing = trial.stop and not _is_shadowed(root)
 
     async def send(node: Node) -> Any:
         reply = await node.request(
@@ -58,7 +59,7 @@ def _change(root: Path | None, out: Output, trial: Trial) -> int:
         )
         return reply.payload
 
-    answer = joined(root, "", send, trial.timeout)
+    answer = policy_life.owner_asked(root, send, trial.timeout)
     if not isinstance(answer, dict):
         raise Failure("BAD_ANSWER", "the shadow was answered with something that is no object")
     for finding in (*answer.get("problems", ()), *answer.get("warnings", ())):
@@ -71,10 +72,28 @@ def _change(root: Path | None, out: Output, trial: Trial) -> int:
                       then=policy_life.NEXT.get(code, "skep policy status"), exit_code=exit_for(code))  # fmt: skip
     if out.form is not Format.table:
         out.one("skep.policy.shadow/1", answer, str(answer.get("version")))
-    out.say("the shadow is taken away" if trial.stop else
-            f"version {answer.get('version')} shadows the policy in force; "
-            "see what it would change with `skep policy shadow --status`")  # fmt: skip
+    if trial.stop:
+        out.say("there was no shadow; nothing has changed" if nothing else "the shadow is taken away")
+        return Exit.OK
+    out.say(
+        f"version {answer.get('version')} shadows the policy in force; "
+        "see what it would change with `skep policy shadow --status`"
+    )
     return Exit.OK
+
+
+def _is_shadowed(root: Path | None) -> bool:
+    """Whether routers find a policy on trial; where nothing can be read, its owner will say what is wrong."""
+    try:
+        reader = PolicyReader.attach(find_hive(root).root)
+    except RegionError:
+        return True
+    try:
+        return bool(reader.read().shadow)
+    except RegionError:
+        return True
+    finally:
+        reader.close()
 
 
 def _status(root: Path | None, out: Output, trial: Trial) -> int:
