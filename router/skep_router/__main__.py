@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -114,10 +115,17 @@ def _run(settings: Settings, epoch: int) -> None:
 
 
 async def _serve(settings: Settings, epoch: int) -> None:
-    loop = asyncio.get_running_loop()
     log = Log()
-    table = NodeTable(settings.root, settings.uuid, settings.full_name, settings.hive)
-    ring = RecordRing(settings.root, settings.uuid, log)
+    with contextlib.ExitStack() as regions:  # what was made is taken away, also when the next finds no room
+        table = NodeTable(settings.root, settings.uuid, settings.full_name, settings.hive)
+        regions.callback(table.close)
+        ring = RecordRing(settings.root, settings.uuid, log)
+        regions.callback(ring.close)
+        await _serve_on(settings, epoch, log, table, ring)
+
+
+async def _serve_on(settings: Settings, epoch: int, log: Log, table: NodeTable, ring: RecordRing) -> None:
+    loop = asyncio.get_running_loop()
     rung = asyncio.Event()
     core = Core(settings, Hooks(directory=table, recorder=ring, log=ring, doorbell=lambda _kind: rung.set()), epoch)
     watcher = Watcher(settings.root, core, log)
@@ -139,8 +147,6 @@ async def _serve(settings: Settings, epoch: int) -> None:
         if engine is not None:
             await engine
         watcher.close()
-        table.close()
-        ring.close()
 
 
 def _load_engine() -> None:
