@@ -15,8 +15,9 @@ import pytest
 from degrees.school import AGENT, BY, ILK, OTHER_ILK, School
 from degrees.test_modules import refusal
 from nodes.sy_disk import Crash, TroubledDisk
-from skep.degree import verify_folder
+from skep.degree import SEAL_FILE, verify_folder
 from skep.errors import DegreeError
+from skep_nodes.degrees import roll
 from skep_nodes.degrees.degrees import Composition
 from skep_nodes.degrees.history import HistoryDamaged
 from skep_nodes.degrees.registrar import DAY_MS, Graduation
@@ -121,6 +122,41 @@ def test_a_revoked_agent_is_refused_also_after_a_restart(school: School) -> None
     assert again.detail == "left the company", "revoking again changes nothing"
     school.graduate(school.registrar.degrees.get("support"))
     assert verified(school) == "You speak Spanish."
+
+
+@pytest.mark.parametrize("damage", ["flipped", "empty", "gone", "a link"])
+def test_a_damaged_seal_is_written_again_at_the_next_start(school: School, damage: str) -> None:
+    """It is a copy of what the history says; the texts beside it are not touched."""
+    school.graduate(school.degree())
+    seal = school.folder / SEAL_FILE
+    whole = seal.read_bytes()
+    if damage == "flipped":
+        seal.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    elif damage == "empty":
+        seal.write_bytes(b"")
+    else:
+        seal.unlink()
+        if damage == "a link":
+            seal.symlink_to("degree.json")
+    assert verified(school) != "You speak Spanish."
+    school.restart()
+    assert any(f"{AGENT}: its seal.json was damaged" in each for each in school.warnings)
+    assert (verified(school), seal.read_bytes()) == ("You speak Spanish.", whole)
+    assert {path.name for path in school.folder.iterdir()} == {"SHA256SUMS", "degree.json", "modules", SEAL_FILE}
+    school.restart()
+    assert school.warnings == []
+
+
+def test_the_roll_names_who_should_have_a_seal_whatever_became_of_the_folders(school: School) -> None:
+    assert roll.carriers(school.root) == []
+    school.graduate(school.degree())
+    school.graduate(school.registrar.degrees.get("support"), ilk=OTHER_ILK, handler="AI.other@test")
+    shutil.rmtree(school.root / "state/degrees/agents")
+    assert [each.seal.handler for each in roll.carriers(school.root)] == [AGENT, "AI.other@test"]
+    school.registrar.revoke(AGENT, BY, "")
+    with (school.root / "state/degrees/history").open("ab") as journal:
+        journal.write(b"a line that was torn")
+    assert [each.seal.handler for each in roll.carriers(school.root)] == ["AI.other@test"]
 
 
 def test_one_changed_character_is_found_by_the_audit_and_mended_by_putting_it_back(school: School) -> None:

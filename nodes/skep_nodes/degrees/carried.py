@@ -4,8 +4,9 @@ Owns `state/degrees/agents/<node>`, a link to `.<node>/<serial>/`, which has wha
 writes its folder beside the old one and moves the link: an agent that reads at that moment has all files of the one or
 all of the other. The folder before stays, for whoever is reading it; older ones are removed.
 
-A folder is never repaired here when its text was changed: that is a broken seal, and somebody has to look. Only a
-folder that is missing, or a link that a crash left behind, is made again.
+A folder is never repaired here when its text was changed: that is a broken seal, and somebody has to look. What is made
+again is a folder that is missing, a link that a crash left behind and, at a start, a damaged `seal.json`: it is no text
+of anybody's but a copy of what the registrar's own history says.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from skep.degree import AGENTS, DEGREE_FILE, MODULES, SEAL_FILE
 from skep.protocol.names import base_of
 from skep.seal import Degree, Seal, canonical, degree_facts, seal_facts
 from skep_nodes.degrees import shelf
-from skep_nodes.sy.durable import Disk, StoreBroken
+from skep_nodes.sy.durable import Disk, StoreBroken, replace_file
 
 KEPT = 2
 
@@ -59,6 +60,14 @@ class Carried:
             raise StoreBroken(f"{self._folder.name} could not be synced: {error.strerror}") from error
         self._forget_old(seal)
 
+    def mend(self, seal: Seal) -> bool:
+        """Put the seal's file back as the history has it; whether that was needed. Raises OSError, StoreBroken."""
+        path, whole = self._folder / self._inner(seal) / SEAL_FILE, canonical(seal_facts(seal))
+        if not path.parent.is_dir() or _content(path) == whole:
+            return False
+        replace_file(self._disk, path, whole)
+        return True
+
     def has(self, seal: Seal) -> bool:
         """Whether the folder of this graduation is written."""
         return (self._folder / self._inner(seal)).is_dir()
@@ -72,3 +81,11 @@ class Carried:
         old = [path for path in home.iterdir() if path.name != self._inner(seal).name]
         for path in sorted(old, key=lambda each: each.lstat().st_mtime_ns)[: 1 - KEPT]:
             shelf.discard(path)
+
+
+def _content(path: Path) -> bytes | None:
+    """What is in a file; None for a link or what cannot be read."""
+    try:
+        return None if path.is_symlink() else path.read_bytes()
+    except OSError:
+        return None

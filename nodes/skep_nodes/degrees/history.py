@@ -69,6 +69,10 @@ class History:
         self._fd, self._copy_fd = self._disk.open_append(self.path), self._disk.open_append(self.copy)
         return self._told.events
 
+    def read(self) -> list[dict[str, Any]]:
+        """Every event, oldest first; nothing is written. Raises HistoryDamaged, OSError."""
+        return replay(self._trusted()).events
+
     @property
     def events(self) -> list[dict[str, Any]]:
         """All there are, oldest first."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skep.degree import verify_folder
+from skep.degree import SEAL_FILE, verify_folder
 from skep.errors import DegreeError, ProtocolError
 from skep.files import write_atomic
 from skep.protocol.message import format_uuid, parse_ilk
@@ -38,6 +38,7 @@ DAY_MS = 86_400_000
 DAYS_MAX = 3650
 _LEFT_BEHIND = (
     "state/modules/*/.*.new", "state/degrees/*-*-*-*-*/.*.new", "state/degrees/agents/.*/.*.new",
+    f"state/degrees/agents/.*/*/{SEAL_FILE}.new", f"state/degrees/agents/.*/*/{SEAL_FILE}.prev",
     "state/degrees/history*.new", "state/degrees/history*.prev", f"{KEY_PATH}.new", f"{KEY_PATH}.prev",
 )  # fmt: skip
 AUDIT_AGENTS = 16  # folders looked at in one audit: about five milliseconds
@@ -96,7 +97,20 @@ class Registrar:
             self.ledger.apply(event)
         self.degrees.load()
         warnings = [*self.history.warnings, *self.degrees.damaged, *self._take_key()]
-        return warnings + self.settle()
+        return warnings + self._mend() + self.settle()
+
+    def _mend(self) -> list[str]:
+        """Seals whose copy in an agent's folder is damaged are written again; what became of each."""
+        said: list[str] = []
+        for carrier in self.ledger.carriers.values():
+            if carrier.status is SealStatus.REVOKED:
+                continue
+            try:
+                if self.carried.mend(carrier.seal):
+                    said.append(f"{carrier.seal.handler}: its seal.json was damaged and is as it was signed again")
+            except (OSError, StoreBroken) as error:
+                said.append(f"{carrier.seal.handler}: its seal.json is damaged and cannot be written again: {error}")
+        return said
 
     def _sweep(self) -> None:
         """What a crash left half written goes: folders by their leading dot, files by their end; also half a key."""
