@@ -42,6 +42,7 @@ WRONG = [
     ("- name: IO.http\n  module: skep_nodes.io.http\n  settings:\n    port: many\n", 5, "nodes.0.settings.port"),
     ("- name: IO.http\n  module: skep_nodes.io.http\n  config: none.json\n", 5, "none.json"),
     ("- name: IO.http\n  module: skep_nodes.io.http\n  settings: {secrets_file: /none}\n", 5, "mode 0600"),
+    ("- name: IO.http\n  module: skep_nodes.io.http\n  settings: {host: 2026-01-01}\n", 5, "not JSON serializable"),
     ("- name: IO.email\n  module: skep_nodes.io.email\n", 3, "nodes.0.settings"),
 ]
 
@@ -63,6 +64,12 @@ def test_all_wrong_nodes_are_told(hive: Hive) -> None:
     (hive.root / "hive.yaml").write_text(HEAD + WRONG[0][0] + WRONG[4][0])
     assert "also" in refused(hive).why
     assert "documnts" in refused(hive).why
+
+
+def test_numbers_of_yaml_are_numbers(hive: Hive) -> None:
+    node = "- name: IO.http\n  module: skep_nodes.io.http\n  settings: {port: 0x1F90, wait_s: 2.5, default_wait: false}\n"
+    (hive.root / "hive.yaml").write_text(HEAD + node)
+    check_nodes(hive, load(hive.root))
 
 
 def test_a_module_is_found_where_its_process_would_find_it_and_not_run(hive: Hive) -> None:

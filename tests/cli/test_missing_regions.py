@@ -8,26 +8,21 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cli.command import SKEP, skep_command
 from skep.hive import find_hive
 from skep_nodes.cli.expected import listener, missing_regions
-from support.hives import SHM, HiveFolder, environment
+from support.hives import SHM, HiveFolder, private_hive
 from support.wait import eventually
-
-SKEP = [sys.executable, "-m", "skep_nodes.cli"]
 
 
 def skep(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SKEP, *arguments], env=environment(SKEP_HIVE=str(root)), capture_output=True, text=True, timeout=30,
-        check=False,
-    )  # fmt: skip
+    return skep_command(*arguments, SKEP_HIVE=str(root))
 
 
 def running(hive: HiveFolder) -> HiveFolder:
@@ -78,9 +73,15 @@ def arguments_of(process: Path) -> list[str]:
         return []  # it ended while we looked
 
 
+@pytest.fixture(scope="module")
+def hive() -> Iterator[HiveFolder]:
+    """One for all: whatever is taken away is made again before the test ends."""
+    with private_hive() as folder:
+        yield running(folder)
+
+
 @pytest.mark.parametrize("kind", WRITERS)
-def test_doctor_names_it_and_its_writer_makes_it_again(hive_folder: HiveFolder, kind: str) -> None:
-    hive = running(hive_folder)
+def test_doctor_names_it_and_its_writer_makes_it_again(hive: HiveFolder, kind: str) -> None:
     assert shared_memory(hive.root)["level"] == "ok"
     with stopped(hive, kind):
         unlink(hive, kind)
@@ -91,17 +92,17 @@ def test_doctor_names_it_and_its_writer_makes_it_again(hive_folder: HiveFolder, 
         assert re.search(r"kill [0-9 ]+ \(", found["next"])
         assert "MISSING" in skep(hive.root, "shm", "check").stdout
     eventually(lambda: shared_memory(hive.root)["level"] == "ok", within=20)
-    assert skep(hive.root, "route", "add", "AI.x", "--drop").returncode == 0
+    assert skep(hive.root, "route", "add", f"AI.{kind}", "--drop").returncode == 0
 
 
-def test_a_missing_table_is_named_as_what_it_is(hive_folder: HiveFolder) -> None:
-    hive = running(hive_folder)
+def test_a_missing_table_is_named_as_what_it_is(hive: HiveFolder) -> None:
     with stopped(hive, "nodes"):
         unlink(hive, "nodes")
         done = skep(hive.root, "node", "ls")
         assert done.returncode == 3, done.stderr
         assert "error REGION_NOT_FOUND" in done.stderr
         assert "next: skep doctor" in done.stderr
+    eventually(lambda: shared_memory(hive.root)["level"] == "ok", within=20)
 
 
 def test_a_router_alone_misses_nothing(hive_folder: HiveFolder) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.command import SKEP, skep_command
 from skep.errors import HiveError, LinkClosed, RemoteProtocolError
 from skep.hive import find_hive
 from skep.protocol.codes import CloseReason
@@ -23,18 +24,14 @@ from skep_nodes.cli.policy_life import Asked
 from skep_nodes.cli.run import _help_for, translated
 from skep_nodes.cli.session import answered, refused
 from skep_nodes.cli.shm_commands import region_called
-from support.hives import HiveFolder, environment, private_hive
+from support.hives import HiveFolder, private_hive
 from support.wait import eventually
 
-SKEP = [sys.executable, "-m", "skep_nodes.cli"]
 THREADS = ["a\x01b", "a" * 300]
 
 
 def skep(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SKEP, *arguments], env=environment(SKEP_HIVE=str(root)), capture_output=True, text=True, timeout=30,
-        check=False,
-    )  # fmt: skip
+    return skep_command(*arguments, SKEP_HIVE=str(root))
 
 
 @pytest.fixture(scope="module")
@@ -247,10 +244,7 @@ def test_one_picture_ends_with_its_line(up: Path) -> None:
 
 
 def test_the_doctor_says_that_nothing_compiles_here(up: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*SKEP, "doctor"], env=environment(SKEP_HIVE=str(up), SKEP_OPA=str(tmp_path / "none")), capture_output=True,
-        text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = skep_command("doctor", SKEP_HIVE=str(up), SKEP_OPA=str(tmp_path / "none"))
     assert re.search(r"^policies +note +the opa command is not here", done.stdout, re.MULTILINE), done.stdout
 
 

@@ -157,7 +157,7 @@ def test_what_a_child_leaves_behind_is_ended_and_reaped(nursery: Nursery, folder
 
 
 @pytest.mark.goal("G1")
-def test_a_hive_survives_its_nursery_and_nothing_survives_skep_up(hive_folder: HiveFolder) -> None:
+def test_nothing_outlives_a_killed_skep_up_and_a_nursery_is_replaced(hive_folder: HiveFolder) -> None:
     up = hive_folder.start("up", [*SKEP, "up", "--hive", str(hive_folder.root)])
     eventually(lambda: "hive test ready" in up.log(), within=20)
     children = family(up.pid)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
+from cli.command import skep_command
 from skep import Hive
 from skep_nodes.cli.explain_log import moment_of, stamp
 from skep_nodes.cli.failure import Failure
 from skep_nodes.cli.policy_diff import accepted_groups
 from skep_nodes.sy.decisions import log_folder
 from skep_nodes.sy.decisions_store import DecisionLog
-from support.hives import environment
 
 pytestmark = pytest.mark.needs("opa")
 
@@ -39,10 +38,7 @@ AGENT = {"ilk": "ilk:1", "type": "agent", "tenant": "tnt:1"}
 
 
 def skep(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "skep_nodes.cli", *arguments],
-        env=environment(**env), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return skep_command(*arguments, **env)
 
 
 def decision(number: int, action: str, allowed: bool, **changes: Any) -> dict[str, Any]:

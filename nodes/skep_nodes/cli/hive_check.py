@@ -8,6 +8,7 @@ looked for, not imported; settings and secrets are read by the functions with wh
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -97,10 +98,11 @@ def settings_problem(hive: Hive, entry: NodeEntry, where: str) -> str:
 
     module, _, name = _SETTINGS[entry.module].partition(":")
     try:
-        values = read_mapping(hive.root / entry.config) if entry.config else dict(entry.settings)
+        # What stands in hive.yaml is handed over as JSON, which has no dates, and no numbers that remember their form.
+        values = read_mapping(hive.root / entry.config) if entry.config else json.loads(json.dumps(entry.settings))
         settings = build(getattr(import_module(module), name), {**values, "name": entry.name}, where)
         _read_secrets(hive, entry.module, settings)
-    except SettingsError as error:
+    except (SettingsError, TypeError) as error:
         return str(error) if str(error).startswith(where) else f"{where}: {error}"
     return ""
 
