@@ -302,8 +302,11 @@ def replay(
         asker = _Asker(span, candidate)
         try:
             for steps, case in span.in_order():
-                asker.go_to(steps)
-                note(case, asker.ask(case), report)
+                if steps != asker.steps:
+                    asker.go_to(steps)
+                answer = asker.ask(case)
+                if answer.outcome != case.outcome or answer.names != case.candidates:
+                    note(case, answer, report)
                 report.replayed += 1
                 if progress is not None and report.replayed % PROGRESS_EVERY == 0:
                     progress(report.replayed)
@@ -320,7 +323,7 @@ class _Asker:
     """
 
     def __init__(self, span: Span, candidate: Candidate) -> None:
-        reads, self._steps, self._done = candidate.manifest.reads, span.steps, 0
+        reads, self._steps, self.steps = candidate.manifest.reads, span.steps, 0
         self._questions = candidate.questions()
         self._there = {name for name in ENTRYPOINTS if name in reads or not reads}
         self._overlaid = {name for name, each in reads.items() if "identity" in each.data}
@@ -332,27 +335,26 @@ class _Asker:
         self._engine = candidate.engine(span.data)
 
     def go_to(self, steps: int) -> None:
-        while self._done < steps:
-            patches = self._steps[self._done].patches
+        while self.steps < steps:
+            patches = self._steps[self.steps].patches
             self._engine.apply(patches)
-            self._done += 1
+            self.steps += 1
             self._kept.clear()
             for path, value in patches:
                 if len(path) == 2 and path[0] == "agents":
                     (self._standing.discard if value is None else self._standing.add)(path[1])
 
     def ask(self, case: Case) -> Answer:
-        if case.path not in self._there:
-            return Answer(
-                "OPA_NO_TARGET" if case.path == TARGET else "POLICY_DENIED", (), "it has no such rule"
-            )
-        overlay = self._guests(orjson.loads(case.input)) if case.path in self._overlaid else ()
-        question = case.question or self._questions.text(case.path, orjson.loads(case.input), case.requested_by)
-        key = case.path, question
+        path = case.path
+        if path not in self._there:
+            return Answer("OPA_NO_TARGET" if path == TARGET else "POLICY_DENIED", (), "it has no such rule")
+        overlay = self._guests(orjson.loads(case.input)) if path in self._overlaid else ()
+        question = case.question or self._questions.text(path, orjson.loads(case.input), case.requested_by)
+        key = path, question
         found = self._kept.get(key)
         if found is None:
-            found = _answer(case.path, self._engine.decide(case.path, question, overlay))
-            if case.path in self._keeps and len(self._kept) < KEPT_MAX:
+            found = _answer(path, self._engine.decide(path, question, overlay))
+            if path in self._keeps and len(self._kept) < KEPT_MAX:
                 self._kept[key] = found
         return found
 
