@@ -156,7 +156,10 @@ class DocumentIndex:
 
     def resolve(self, citation: Citation) -> str:
         """The cited sentence, read from its document. Raises CitationError when it is not there."""
-        path = (self.folder / citation.document).resolve()
+        try:
+            path = (self.folder / citation.document).resolve()
+        except ValueError as error:  # a zero byte
+            raise CitationError(f"{citation.document!r} is no name of a document") from error
         if not path.is_relative_to(self.folder) or path.suffix not in SUFFIXES:
             raise CitationError(f"{citation.document!r} is not one of the documents")
         try:
@@ -182,7 +185,8 @@ class DocumentIndex:
         for root, folders, names in os.walk(self.folder):
             folders[:] = sorted(each for each in folders if not each.startswith("."))
             for name in sorted(names):
-                if name.endswith(SUFFIXES) and not name.startswith("."):
+                leads_out = not Path(root, name).resolve().is_relative_to(self.folder)  # through a symbolic link
+                if name.endswith(SUFFIXES) and not name.startswith(".") and not leads_out:
                     count += 1
                     if count > DOCUMENTS_MAX:
                         log.error("more than %d documents; the rest is not indexed", DOCUMENTS_MAX)
