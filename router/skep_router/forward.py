@@ -55,7 +55,9 @@ _each = deque[None](maxlen=0).extend  # runs an iterator to its end without a tu
 def forward(core: Core, link: Link, data: bytes, now: int) -> None:
     """Forward every whole frame of `tail + data`; what is left over becomes the link's tail."""
     if len(data) == len(_TAKEN) and not link.tail and is_taken(data, 0):
-        core.taken(link, int.from_bytes(data[-8:], "little"), now)  # all that a consumer says after a read
+        ordinal = int.from_bytes(data[-8:], "little")  # all that a consumer says after a read
+        if link.over or link.held_back or not link.taken(ordinal):
+            core.taken(link, ordinal, now)
         return
     pos = accepted = 0
     if link.tail:

@@ -66,7 +66,7 @@ class Link(Hop):
         if self.tickets is not None:
             self.tickets.append(ticket)
             if not deliveries:
-                self._advance()
+                self.advance()
         elif deliveries:
             self.tickets = [ticket]
         else:
@@ -77,9 +77,10 @@ class Link(Hop):
         """`deliveries` of a ticket were taken, refused or reported."""
         ticket[0] -= deliveries
         if not ticket[0]:
-            self._advance()
+            self.advance()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """A ticket has nothing outstanding any more: `finished` moves up to the last of the oldest that have not."""
         tickets = self.tickets or []
         count = 0
         for deliveries, accepted in tickets:

@@ -43,3 +43,6 @@ class SelfLink(Link):
 
     def settle(self, ticket: Ticket, deliveries: int) -> None:
         """Nobody asks whether the router's own words were taken."""
+
+    def advance(self) -> None:
+        """Nor how far."""
