@@ -67,7 +67,7 @@ def test_all_wrong_nodes_are_told(hive: Hive) -> None:
 
 
 def test_numbers_of_yaml_are_numbers(hive: Hive) -> None:
-    node = "- name: IO.http\n  module: skep_nodes.io.http\n  settings: {port: 0x1F90, wait_s: 2.5, default_wait: false}\n"
+    node = "- name: IO.http\n  module: skep_nodes.io.http\n  settings: {port: 0x1F90, wait_s: 2.5}\n"
     (hive.root / "hive.yaml").write_text(HEAD + node)
     check_nodes(hive, load(hive.root))
 

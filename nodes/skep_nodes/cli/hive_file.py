@@ -9,6 +9,7 @@ first) > hive.yaml > default. Where the folder itself comes from is `skep.find_h
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -23,6 +24,7 @@ from skep_nodes.cli.failure import Exit, Failure
 
 FILE_NAME = "hive.yaml"
 FILE_BYTES_MAX = 1 << 20
+BRACKETS_MAX = 100
 NODES_MAX = 256  # children of one `skep up`; past that a hive belongs under a service manager
 _ENVIRONMENT = {
     "SKEP_READY_S": "ready_s",
@@ -141,7 +143,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise Failure(
                 "INVALID_CONFIG", f"{path}: larger than {FILE_BYTES_MAX} bytes", exit_code=Exit.USAGE
             )
-        value = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if _brackets_deep(text) > BRACKETS_MAX:
+            raise invalid(f"{path}:1", "nested too deeply")
+        value = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise invalid(f"{path}:{line}", str(error.problem)) from error
@@ -150,6 +155,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid(f"{path}:1", "must be a mapping such as `hive_id: dev`")
     return value
+
+
+def _brackets_deep(text: str) -> int:
+    """How deep its brackets are nested: the reader's time grows with the square of that."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _lines_of(path: Path, value: Any, at: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], str]:
