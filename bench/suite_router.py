@@ -21,6 +21,7 @@ def one_way(
     size: int = 256,
     frames_per_write: int = 64,
     dests: int = 1,
+    vary: int = 0,
     shape: str = "plain",
 ) -> Figures:
     """Messages a second, and per CPU-second of the router. `shape` counts for Skep alone: peers have plain messages."""
@@ -35,6 +36,7 @@ def one_way(
         size=size,
         fpw=frames_per_write,
         dests=dests,
+        vary=vary,
         window=loadgen.window(size, frames_per_write),
         seconds=bench.effort.seconds,
         warm=bench.effort.warm_s,
@@ -61,9 +63,10 @@ def _rate_case(
     size: int = 256,
     frames_per_write: int = 64,
     dests: int = 1,
+    vary: int = 0,
     shape: str = "plain",
 ) -> Case:
-    measure = partial(one_way, size=size, frames_per_write=frames_per_write, dests=dests, shape=shape)
+    measure = partial(one_way, size=size, frames_per_write=frames_per_write, dests=dests, vary=vary, shape=shape)
     goals = (
         Goal(name, "nats", "rate", "msg/s", target=atleast(target), size=size, required=required),
         Goal(
@@ -97,6 +100,8 @@ def cases() -> list[Case]:
         _rate_case(f"{one}, 1 destination", 1.2, ">= 1.2 x nats-server"),
         _rate_case(f"{one}, 1 destination, 1 KiB", 1.3, ">= 1.3 x nats-server", size=1024),
         _rate_case(f"{one}, 16 destinations", 1.3, ">= 1.3 x nats-server", dests=16),
+        _rate_case(f"{one}, 1 destination, sizes differ", 1.2, ">= 1.2 x nats-server", vary=200),
+        _rate_case(f"{one}, 16 destinations, sizes differ", 1.3, ">= 1.3 x nats-server", dests=16, vary=200),
         _rate_case(f"{one}, 256 destinations", 1.0, ">= 1.0 x nats-server", dests=256),
         _rate_case(
             "routed one-way, 1 frame a write, 16 destinations",

@@ -16,7 +16,7 @@ enum { READ_BYTES = 256 * 1024, FRAME_MAX = 160 * 1024, NAME_MAX_BYTES = 128, DE
 
 struct options {
     const char *peer, *mode, *addr, *hive, *shape, *kind;
-    int port, size, frames_per_write, dests, window, core, conns, rate, uid, obey, count, tap;
+    int port, size, frames_per_write, dests, window, core, conns, rate, uid, obey, count, tap, vary;
     int broker_pid;
     double seconds, warm, patience; /* patience: seconds without progress that make a run invalid */
 };

@@ -10,7 +10,7 @@ static const struct option names[] = {
     {"shape", 1, 0, 's'},  {"size", 1, 0, 'S'},   {"fpw", 1, 0, 'f'},     {"dests", 1, 0, 'd'}, {"window", 1, 0, 'w'},
     {"core", 1, 0, 'c'},   {"conns", 1, 0, 'C'},  {"rate", 1, 0, 'r'},    {"uid", 1, 0, 'u'},   {"kind", 1, 0, 'k'},
     {"seconds", 1, 0, 't'}, {"warm", 1, 0, 'W'},  {"broker-pid", 1, 0, 'b'}, {"obey", 1, 0, 'o'}, {"count", 1, 0, 'n'},
-    {"tap", 1, 0, 'T'}, {"patience", 1, 0, 'x'},
+    {"tap", 1, 0, 'T'}, {"vary", 1, 0, 'V'}, {"patience", 1, 0, 'x'},
     {0, 0, 0, 0},
 };
 
@@ -35,6 +35,7 @@ static void set(struct options *o, int key, const char *v) {
     case 'o': o->obey = atoi(v); break;
     case 'x': o->patience = atof(v); break;
     case 'T': o->tap = atoi(v); break;
+    case 'V': o->vary = atoi(v); break;
     case 'n': o->count = atoi(v); break;
     case 't': o->seconds = atof(v); break;
     case 'W': o->warm = atof(v); break;
@@ -50,6 +51,7 @@ static const struct peer *peer_named(const char *name) {
 }
 
 static void check(const struct options *o) {
+    if (o->vary < 0 || o->vary > o->size - 16) die("vary %d is not in 0..size - 16", o->vary);
     if (o->size < 16 || o->size > FRAME_MAX - 4096) die("size %d is not in 16..%d", o->size, FRAME_MAX - 4096);
     if (o->dests < 1 || o->dests > DESTS_MAX) die("dests %d is not in 1..%d", o->dests, DESTS_MAX);
     if (o->frames_per_write < 1 || o->window < o->frames_per_write) die("the window must hold one write");

@@ -18,6 +18,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#define PLAN_LEAST 1024 /* frames of a plan whose sizes differ: no pattern that a reader could lean on */
+
 struct sinks {
     const struct options *o;
     struct shared *sh;
@@ -31,11 +33,17 @@ struct plan {
     size_t frames, next;
 };
 
+/* Message number `seq` of a run whose sizes differ: o->size on average, at most o->vary away from it. */
+static size_t size_of(const struct options *o, uint64_t seq) {
+    unsigned span = 2 * (unsigned)o->vary + 1;
+    return (size_t)(o->size - o->vary) + (size_t)(seq % PLAN_LEAST * 2654435761u % span);
+}
+
 static void check(struct link *l, const uint8_t *payload, size_t n) {
     struct sinks *s = l->context;
     uint64_t seq = n >= 8 ? get64(payload) : UINT64_MAX;
     uint64_t expected = l->got * (uint64_t)s->o->dests + (uint64_t)l->index;
-    if (n != (size_t)s->o->size || seq != expected) atomic_fetch_add(&s->sh->errors, 1);
+    if (n != size_of(s->o, seq) || seq != expected) atomic_fetch_add(&s->sh->errors, 1);
     l->got++;
 }
 
@@ -99,11 +107,13 @@ static void sink_process(const struct options *o, const struct peer *p, struct s
 static struct plan compose_plan(const struct options *o, const struct peer *p, const struct link *from,
                                 const struct link *sinks) {
     size_t frames = (size_t)o->frames_per_write;
-    while (frames % (size_t)o->dests) frames += (size_t)o->frames_per_write; /* a whole turn, in whole writes */
-    struct plan plan = {must_alloc(frames * ((size_t)o->size + 1024)), must_alloc((frames + 1) * sizeof(size_t)),
+    while (frames % (size_t)o->dests || (o->vary && frames % PLAN_LEAST)) frames += (size_t)o->frames_per_write; /* a whole turn, in whole writes */
+    struct plan plan = {must_alloc(frames * ((size_t)(o->size + o->vary) + 1024)), must_alloc((frames + 1) * sizeof(size_t)),
                         must_alloc(frames * sizeof(struct shape)), frames, 0};
     for (size_t i = 0; i < frames; i++) {
-        p->compose(o, from, &sinks[i % (size_t)o->dests], plan.bytes + plan.at[i], &plan.shapes[i]);
+        struct options one = *o;
+        one.size = (int)size_of(o, i);
+        p->compose(&one, from, &sinks[i % (size_t)o->dests], plan.bytes + plan.at[i], &plan.shapes[i]);
         plan.at[i + 1] = plan.at[i] + plan.shapes[i].bytes;
     }
     return plan;
