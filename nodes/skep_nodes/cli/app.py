@@ -56,13 +56,12 @@ def up(
     quiet: opt.Quiet = False,
 ) -> int:
     """Run a whole hive in the foreground, until Ctrl-C."""
-    from skep_nodes.cli.children import ROUTER_MODULE, SYSTEM_MODULES
-    from skep_nodes.cli.nursery import Nursery
+    from skep_nodes.cli.children import nursery
 
-    with Nursery([f"{ROUTER_MODULE}.__main__", *SYSTEM_MODULES.values()]) as nursery:  # it imports while we do
+    with nursery() as births:
         from skep_nodes.cli.up import up_command
 
-        return up_command(hive, nursery, demo=demo, trace=trace, quiet=quiet)
+        return up_command(hive, births, demo=demo, trace=trace, quiet=quiet)
 
 
 @app.command()

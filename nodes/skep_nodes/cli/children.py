@@ -36,6 +36,7 @@ SYSTEM_MODULES = {
     FRONT_DESK: "skep_nodes.sy.frontdesk_gov",
     "SY.decisions": "skep_nodes.sy.decisions",
 }
+_prepared: list[Nursery] = []  # one at most
 
 
 class State(StrEnum):
@@ -134,6 +135,18 @@ class Child:
             return ""
         lines = data.decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else ""
+
+
+def prepare() -> None:
+    """Begin with the nursery of a whole hive, before the command knows more: it imports while we do."""
+    if not _prepared:
+        _prepared.append(Nursery([f"{ROUTER_MODULE}.__main__", *SYSTEM_MODULES.values()]))
+
+
+def nursery() -> Nursery:
+    """The nursery that was prepared, or one that begins now."""
+    prepare()
+    return _prepared.pop()
 
 
 def python(module: str, *arguments: str) -> list[str]:

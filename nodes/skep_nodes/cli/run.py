@@ -42,6 +42,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run_app(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["up"]:
+        from skep_nodes.cli.children import prepare
+
+        prepare()
     import typer
 
     from skep_nodes.cli.app_identity import app
