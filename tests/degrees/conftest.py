@@ -9,6 +9,14 @@ from pathlib import Path
 import pytest
 
 from degrees.school import School
+from support.memory import memory_folder
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: the registrar syncs at every step, and thousands of its crashes are tried."""
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

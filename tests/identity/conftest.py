@@ -13,11 +13,19 @@ from identity.postgres_server import PostgresServer, private_server
 from skep_nodes.identity.postgres import PostgresStore
 from skep_nodes.identity.sqlite import SqliteStore
 from skep_nodes.identity.store import Store
+from support.memory import memory_folder, place
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory: every request of these tests is a transaction with a sync of its own."""
+    with memory_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    with private_server() as server:
+    with private_server(place()) as server:
         yield server
 
 

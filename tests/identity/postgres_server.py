@@ -125,12 +125,12 @@ def _account() -> dict[str, Any]:
 
 
 @contextmanager
-def private_server() -> Iterator[PostgresServer]:
-    """A running server; skips where there is none."""
+def private_server(place: str = "/tmp") -> Iterator[PostgresServer]:
+    """A running server whose data lies in a folder of `place`; skips where there is none."""
     bin_dir = binaries()
     if bin_dir is None:
         pytest.skip(INSTALL)
-    root = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="pg", dir=place))
     account = _account()
     if account:
         os.chown(root, account["user"], account["group"])
