@@ -233,6 +233,7 @@ def reads_of(rules: Sequence[Rule], package: tuple[str, ...]) -> Reads:
     """What these rules read, besides one another. A path whose root is no constant may be any root."""
     roots: set[str] = set()
     read: set[str] = set()
+    said: set[str] = set()  # of these, where it matters what they say
     source = False
     for reference in (reference for rule in rules for reference in rule.references):
         first, second, third = (*reference.path, None, None)[:3]
@@ -241,10 +242,14 @@ def reads_of(rules: Sequence[Rule], package: tuple[str, ...]) -> Reads:
         if first == "data":
             roots.update(DATA_ROOTS if second is None else [second])
             continue
-        read.add(".".join(part for part in (second, third if second else None) if part))
+        path = ".".join(part for part in (second, third if second else None) if part)
+        read.add(path)
+        if not reference.presence or len(reference.path) != 3 or third is None:
+            said.add(path)
         if second in (None, "routing") and third in (None, "src", "src_l2_name"):
             source = True
-    return Reads(tuple(sorted(roots)), source, _without_parts(read))
+    whole = _without_parts(read)
+    return Reads(tuple(sorted(roots)), source, whole, tuple(path for path in whole if path not in said))
 
 
 def _without_parts(read: set[str]) -> tuple[str, ...]:

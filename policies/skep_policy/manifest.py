@@ -32,12 +32,14 @@ class Reads:
     `data`: roots under `data.`, sorted. `source`: it reads `input.routing.src` or `.src_l2_name`. `input`: what it
     reads of the input, such as "meta.action", "src.tenant"; "src" is all of `input.src`, "" all of the input. Of a
     record it mostly reads three members of thirteen, and the others need not be written and parsed: that is a third
-    of what a cheap decision costs.
+    of what a cheap decision costs. `present`: of these, what is only compared with the empty text; any other text
+    stands for it, so questions of different senders are equal.
     """
 
     data: tuple[str, ...] = DATA_ROOTS
     source: bool = True
     input: tuple[str, ...] = ("",)
+    present: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,17 @@ def _reads(name: str, value: Any) -> Reads:
         raise _invalid(f"reads of {name}: data is no list of names")
     if not isinstance(read, list) or not all(isinstance(each, str) for each in read):
         raise _invalid(f"reads of {name}: input is no list of names")
-    return Reads(tuple(sorted(set(roots))), value.get("source") is not False, tuple(sorted(set(read))))
+    present = value.get("present", [])
+    listed = isinstance(present, list) and all(path in read for path in present)
+    if not listed or _wholly(present, read):
+        raise _invalid(f"reads of {name}: present is no list of members that are read")
+    sorts = (tuple(sorted(set(each))) for each in (read, present))
+    return Reads(tuple(sorted(set(roots))), value.get("source") is not False, *sorts)
+
+
+def _wholly(present: list[str], read: list[str]) -> bool:
+    """Is something of these read as part of a whole, too?"""
+    return any(path.partition(".")[0] in read or "" in read for path in present)
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> dict[str, Any]:

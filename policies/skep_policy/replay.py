@@ -23,6 +23,7 @@ from skep_policy.answer import AnswerError, names_of
 from skep_policy.decider import Engine, Evaluation, outcome
 from skep_policy.difference import Answer, Case, Report, note
 from skep_policy.documents import Patch
+from skep_policy.input import SOMEBODY
 from skep_policy.manifest import ENTRYPOINTS, TARGET, Manifest, Reads
 from skep_policy.record import ALLOWED, Revision, outcome_of, revision_of
 
@@ -31,6 +32,7 @@ CASES_MAX: Final = 2_000_000
 
 KEPT_MAX: Final = 65_536  # answers on the same data
 PROGRESS_EVERY: Final = 4_096
+_SOMEBODY: Final = SOMEBODY.decode()
 _NOBODY: Final[frozenset[str]] = frozenset()
 _NOT_DECIDED: Final = frozenset({"POLICY_BUSY", "NOT_READY"})  # the policy was not asked
 
@@ -94,7 +96,7 @@ class Candidate:
 class Questions:
     """What a policy reads of a recorded input, as JSON: what a router would have asked it."""
 
-    __slots__ = ("_parts", "_source", "roots")
+    __slots__ = ("_parts", "_present", "_source", "roots")
 
     def __init__(self, manifest: Manifest) -> None:
         roots = manifest.roots()
@@ -102,6 +104,10 @@ class Questions:
         reads = {name: manifest.reads.get(name, Reads()) for name in ENTRYPOINTS}
         self._parts = {name: parts_of(each) for name, each in reads.items()}
         self._source = {name for name, each in reads.items() if each.source}
+        self._present = {
+            name: [member for member in ("src_ilk", "dst_ilk") if f"meta.{member}" in each.present]
+            for name, each in reads.items()
+        }
 
     def text(self, path: str, document: Mapping[str, Any], requested_by: str) -> bytes:
         """A policy that did not read the sender's name left it out; one that does gets it."""
@@ -110,6 +116,10 @@ class Questions:
             value = document.get(part)
             if isinstance(value, dict):
                 lean[part] = {name: value[name] for name in wanted if name in value}
+        for member in self._present[path]:
+            meta = lean.get("meta")
+            if isinstance(meta, dict) and isinstance(meta.get(member), str) and meta[member]:
+                meta[member] = _SOMEBODY
         routing = document.get("routing")
         if path in self._source and isinstance(routing, dict):
             lean["routing"] = {"src_l2_name": requested_by, **routing}

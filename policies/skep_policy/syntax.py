@@ -37,13 +37,15 @@ class Reference(NamedTuple):
     """A mention of a document. `path` starts with "input" or "data"; an element that is no constant is None.
 
     `key` is the variable that stands at the place of a table's key, "" when a constant or an expression does.
-    `looked_up` says that a built-in looks a key up in it.
+    `looked_up` says that a built-in looks a key up in it. `presence`: it stands in `… != ""`, which does not ask what a
+    text says.
     """
 
     path: tuple[str | None, ...]
     place: Place
     key: str = ""
     looked_up: bool = False
+    presence: bool = False
 
 
 @dataclass(slots=True)
@@ -194,7 +196,7 @@ class _Walk:
         else:
             self._rule.names.add(name)
 
-    def _reference(self, terms: list[Any], looked_up: bool = False) -> None:
+    def _reference(self, terms: list[Any], looked_up: bool = False, presence: bool = False) -> None:
         head, *rest = terms
         self._later([term for term in rest if term["type"] != "string"])
         if head["type"] != "var":
@@ -206,7 +208,7 @@ class _Walk:
         at = 2 - len(start)  # where in `rest` a table's key stands
         key = _variable_at(rest, at) if table else ""
         if path[0] in ("input", "data"):
-            self._rule.references.append(Reference(path, self._place, key, looked_up))
+            self._rule.references.append(Reference(path, self._place, key, looked_up, presence))
         else:
             self._rule.names.add(str(head["value"]))
         given = [term for index, term in enumerate(rest) if not (table and index == at)]
@@ -225,7 +227,19 @@ class _Walk:
             self._place = _place(arguments[0], self._place)
             self._reference(arguments[0]["value"], looked_up=True)
             arguments = arguments[1:]
+        if name == "neq" and (compared := _against_nothing(arguments)):
+            self._reference(compared, presence=True)
+            return
         self._later(arguments)
+
+
+def _against_nothing(arguments: list[Any]) -> list[Any] | None:
+    """The reference that is compared with the empty text, if this is such a comparison."""
+    for one, other in (arguments, arguments[::-1]) if len(arguments) == 2 else ():
+        if one.get("type") == "ref" and other.get("type") == "string" and other.get("value") == "":
+            found: list[Any] = one["value"]
+            return found
+    return None
 
 
 def _variable_at(terms: list[Any], index: int) -> str:

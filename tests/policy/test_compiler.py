@@ -115,6 +115,28 @@ def test_a_text_without_bound_is_refused_before_it_is_read() -> None:
         compiled("#" * (compiler.REGO_BYTES_MAX + 1))
 
 
+@pytest.mark.parametrize(
+    ("body", "present"),
+    [
+        ('input.meta.src_ilk != ""', ("meta.src_ilk",)),
+        ('"" != input.meta.src_ilk', ("meta.src_ilk",)),
+        ('not input.meta.src_ilk != ""', ("meta.src_ilk",)),
+        ('m.src_ilk != ""', ("meta.src_ilk",)),
+        ('input.meta.src_ilk != ""; input.meta.src_ilk != "ilk:x"', ()),
+        ('input.meta.src_ilk != ""; input.meta == {}', ()),
+        ('input.meta.src_ilk == ""', ()),
+        ('input.meta.src_ilk != input.meta.dst_ilk', ()),
+        ('input.meta.context.a != ""', ()),
+        ('x := "src_ilk"; input.meta[x] != ""', ()),
+        ('input.meta.src_ilk != "" with input.meta.src_ilk as input.meta.src_ilk', ()),
+        ('lower(input.meta.src_ilk) != ""', ()),
+    ],
+)
+def test_what_is_only_compared_with_nothing_need_only_be_there(body: str, present: tuple[str, ...]) -> None:
+    rego = f"package router\nimport input.meta as m\ndefault allow := false\nallow if {{ {body} }}\n"
+    assert compile_policy(rego, entrypoint=ALLOW).manifest.reads[ALLOW].present == present
+
+
 def test_wasm_over_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "WASM_BYTES_MAX", 200_000)
     texts = "\n".join(f'\t"{"x" * 300}{number}",' for number in range(400))

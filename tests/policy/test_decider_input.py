@@ -75,6 +75,16 @@ def test_the_text_is_the_whole_input_cut_to_what_is_read(asked: Asked, stand: St
         assert bare(orjson.loads(wanted.text(asked, stand))) == expected
 
 
+@given(questions, statuses)
+def test_of_what_must_only_be_there_the_text_says_only_that(asked: Asked, stand: Statuses) -> None:
+    members = ("meta.dst_ilk", "meta.src_ilk")
+    said = orjson.loads(Wanted(Reads((), False, (*members, "meta.action"), members)).text(asked, stand))
+    whole = whole_input(asked, stand, False)["meta"]
+    there = {name: "ilk:" for name in ("src_ilk", "dst_ilk") if whole.get(name, "") != ""}
+    action = {"action": whole["action"]} if "action" in whole else {}
+    assert bare(said) == bare({"meta": there | action})
+
+
 @given(st.lists(st.tuples(records, statuses), min_size=2, max_size=6), uuids)
 def test_a_record_that_changes_is_written_anew(seen: list[tuple[IlkRecord, Statuses]], ilk: bytes) -> None:
     wanted = Wanted(Reads((), False, ("src", "dst.roles")))

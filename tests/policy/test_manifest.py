@@ -54,6 +54,10 @@ def test_what_a_later_version_adds_is_passed_over() -> None:
         {"schema": "skep.policy/2"}, {"version": -1}, {"version": True}, {"version": "3"}, {"hive": None},
         {"reads": []}, {"reads": {"x": 3}}, {"reads": {"x": {"data": "agents"}}}, {"reads": {"x": {"data": [""]}}},
         {"reads": {"x": {}}}, {"reads": {"x": {"data": [], "input": [3]}}},
+        {"reads": {"x": {"data": [], "input": ["meta.a"], "present": "meta.a"}}},
+        {"reads": {"x": {"data": [], "input": ["meta.a"], "present": [[]]}}},
+        {"reads": {"x": {"data": [], "input": ["meta.a"], "present": ["meta.b"]}}},
+        {"reads": {"x": {"data": [], "input": ["meta", "meta.a"], "present": ["meta.a"]}}},
         {"cacheable": 3}, {"wasm_sha256": 3}, {"entrypoint": ["x"]}, {"compiled_at_ms": 1.5},
     ],
 )  # fmt: skip

@@ -401,3 +401,27 @@ def test_what_a_shadow_said_is_grouped_by_its_version_and_nothing_is_asked() -> 
     }  # fmt: skip
     assert reports[8].replayed == 2
     assert shadowed(lines, since="2027") == {}
+
+
+def test_senders_who_need_only_be_there_ask_the_same() -> None:
+    """And the input is kept as it was recorded."""
+    asked: list[bytes] = []
+
+    def rule(document: dict[str, Any], _: dict[str, Any]) -> bool:
+        asked.append(orjson.dumps(document["meta"]))
+        return False
+
+    manifest = Manifest(
+        reads={ALLOW: Reads(("agents",), False, ("meta.src_ilk",), ("meta.src_ilk",))}, cacheable={ALLOW: True}
+    )
+    policy = Candidate(lambda raw: Engine(raw, {ALLOW: rule}), manifest)
+    lines = [data((1, 1))] + [
+        decision(outcome="ALLOWED", input={"meta": {"src_ilk": each}, "routing": {}, "src": None, "dst": None})
+        for each in ("ilk:a", "ilk:b", "", 3)
+    ]
+    for questions in (None, policy.questions()):
+        asked.clear()
+        report = Report()
+        replay(spans(lines, report, questions=questions), policy, report)
+        assert asked == [b'{"src_ilk":"ilk:"}', b'{"src_ilk":""}', b'{"src_ilk":3}']
+        assert b"ilk:a" in report.by_weight()[0].samples[0].input
