@@ -104,14 +104,11 @@ def server(bench: Bench, peer: str) -> Figures:
                 there, here = ask_server(connection, TARGET, one), hive.engine.decide(TARGET, one).result
                 if there != here:
                     raise NotRunError(f"OPA's server and this host differ: {there} and {here}")
-            remote = _percentiles(lambda one: ask_server(connection, TARGET, one), inputs)
-        local = _percentiles(lambda one: hive.engine.decide(TARGET, one), inputs)
-    return {
-        "opa_p50_us": remote[0],
-        "opa_p99_us": remote[1],
-        "p50_us": local[0],
-        "times": remote[0] / local[0],
-    }
+            figures: Figures = {}
+            for _ in range(3):  # in turn, the best of each: a ratio, and a machine has moods
+                _best(figures, "opa", _percentiles(lambda one: ask_server(connection, TARGET, one), inputs))
+                _best(figures, "here", _percentiles(lambda one: hive.engine.decide(TARGET, one), inputs))
+    return figures | {"times": figures["opa_p50_us"] / figures["here_p50_us"]}
 
 
 def flatness(bench: Bench, peer: str) -> Figures:
