@@ -126,12 +126,16 @@ async def _serve(settings: Settings, epoch: int) -> None:
 
 async def _serve_on(settings: Settings, epoch: int, log: Log, table: NodeTable, ring: RecordRing) -> None:
     loop = asyncio.get_running_loop()
-    rung = asyncio.Event()
-    core = Core(settings, Hooks(directory=table, recorder=ring, log=ring, doorbell=lambda _kind: rung.set()), epoch)
+
+    def rung(_kind: int) -> None:
+        shell.rung = True
+
+    core = Core(settings, Hooks(directory=table, recorder=ring, log=ring, doorbell=rung), epoch)
     watcher = Watcher(settings.root, core, log)
     sockets = settings.root / "run" / "routers"
     sockets.mkdir(parents=True, exist_ok=True)
     shell = Shell(core, sockets / f"{settings.uuid.hex()}.sock")
+    shell.look = watcher.look_again
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -140,7 +144,7 @@ async def _serve_on(settings: Settings, epoch: int, log: Log, table: NodeTable, 
     _notify("READY=1")
     engine = loop.run_in_executor(None, _load_engine) if settings.policy_required else None
     try:
-        await _tick(shell, watcher, table, ring, rung, stopping, log)
+        await _tick(shell, watcher, table, ring, stopping, log)
     finally:
         _notify("STOPPING=1")
         await shell.drain(settings.drain_s)
@@ -156,11 +160,9 @@ def _load_engine() -> None:
 
 
 async def _tick(
-    shell: Shell, watcher: Watcher, table: NodeTable, ring: RecordRing, rung: asyncio.Event,
-    stopping: asyncio.Event, log: Log,
+    shell: Shell, watcher: Watcher, table: NodeTable, ring: RecordRing, stopping: asyncio.Event, log: Log
 ) -> None:
-    """Look at the clock and at the revision words until told to stop; a doorbell only looks sooner."""
-    loop = asyncio.get_running_loop()
+    """Look at the clock and at the revision words until told to stop; after a doorbell the shell has looked already."""
     step = shell.core.settings.tick_s
     while not stopping.is_set():
         now = now_ns()
@@ -169,10 +171,7 @@ async def _tick(
         if table.heartbeat(now):
             ring.heartbeat(now)
             await _keep_found(shell, log)
-        timer = loop.call_later(step, rung.set)
-        await rung.wait()
-        timer.cancel()
-        rung.clear()
+        await asyncio.sleep(step)
 
 
 async def _keep_found(shell: Shell, log: Log) -> None:

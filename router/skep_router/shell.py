@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -74,8 +75,11 @@ class Port(asyncio.Protocol):
         """Bytes whose turn it is."""
         endpoint = self.endpoint
         if type(endpoint) is Link:
-            self.shell.core.receive(endpoint, data, _now(_CLOCK))
-            self.shell.stir()
+            shell = self.shell
+            shell.core.receive(endpoint, data, _now(_CLOCK))
+            if shell.rung:
+                shell.answer_bell()
+            shell.stir()
         elif endpoint is not None:
             link = self.shell.core.introduce(endpoint, data, _now(_CLOCK))  # type: ignore[arg-type]
             if link is not None:
@@ -179,9 +183,18 @@ class Shell:
         self.shared = False  # more than one uid is here: only then can one of them take another's turn
         self.turns = Turns()
         self.stir = _nothing
+        self.look: Callable[[int], None] | None = None  # at the regions that others write
+        self.rung = False
         self._closing: list[tuple[int, asyncio.Transport]] = []
         self._server: asyncio.AbstractServer | None = None
         self._inode = 0
+
+    def answer_bell(self) -> None:
+        """Look before the next read, which the poll may hold already: what the owner of a region acknowledges came in
+        behind its bell and is on its way, and the next message of whoever hears it must find it in force."""
+        self.rung = False
+        if self.look is not None:
+            self.look(now_ns())
 
     async def listen(self) -> None:
         """Bind and listen. The socket appears under its name only once it accepts: a half-made one would be dialled."""

@@ -125,6 +125,11 @@ class Watcher:
         self._identity = IdentityWatcher(root, core, log, self._pool)
         self._policy = PolicyWatcher(root, core, log, self._pool, self._identity)
 
+    def look_again(self, now: int) -> None:
+        """A doorbell: somebody's region is there, or has moved."""
+        self._retry_at = 0
+        self.look(now)
+
     def look(self, now: int) -> None:
         self._identity.look(now)
         self._policy.look(now)
