@@ -17,6 +17,7 @@ from skep.degree import degree_folder
 from skep.errors import DegreeError
 from skep.protocol.message import format_ilk
 from skep_shm import IlkRecord, IlksReader, RegionError, SealStatus
+from support.forked import command
 from support.hives import HiveFolder, environment
 from support.wait import eventually, eventually_async
 
@@ -62,11 +63,7 @@ def has_seal(hive: HiveFolder, status: SealStatus, degree: str = "") -> bool:
 
 
 def skep(hive: HiveFolder, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from skep_nodes.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=environment(SKEP_HIVE=str(hive.root)), capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return command(arguments, environment(SKEP_HIVE=str(hive.root)))
 
 
 def done(hive: HiveFolder, *arguments: str) -> Any:

@@ -197,7 +197,8 @@ async def test_what_was_acknowledged_survives_kill_9_under_load(
     acknowledged: dict[str, str] = {}
     async with joined(hive_folder, "SY.cli.1") as admin, joined(hive_folder, "IO.whatsapp") as channel:
         tenant = (await ok(admin, "TNT_CREATE", {"name": "acme", "status": "active"}))["tenant_id"]
-        done = asyncio.Event()
+        done, up = asyncio.Event(), asyncio.Event()
+        up.set()
 
         async def caller(number: int) -> None:
             count = 0
@@ -209,7 +210,7 @@ async def test_what_was_acknowledged_survives_kill_9_under_load(
                         NAME, payload, timeout=10, type="system", verb="ILK_PROVISION"
                     )
                 except DeliveryError:
-                    await asyncio.sleep(0)
+                    await up.wait()
                     continue  # it was killed; the same address again must not make a second one
                 assert message.payload["status"] == "ok", message.payload
                 acknowledged[address] = message.payload["ilk_id"]
@@ -220,9 +221,12 @@ async def test_what_was_acknowledged_survives_kill_9_under_load(
         for _ in range(5):
             before = len(acknowledged)
             await eventually_async(lambda before=before: len(acknowledged) > before + 100, within=30)
+            up.clear()
             system[NAME].kill()
             began = time.monotonic()
             system[NAME] = start(hive_folder)
+            await ok(admin, "IDENTITY_METRICS", {})
+            up.set()
             before = len(acknowledged)
             await eventually_async(lambda before=before: len(acknowledged) > before + 16, within=30)
             took.append(time.monotonic() - began)

@@ -16,6 +16,7 @@ from identity.parts import START_MS, Office, agent, new_ich, new_ilk
 from identity.parts import office as make_office
 from skep_nodes.cli.identity_transfer import Reading
 from skep_nodes.identity.sqlite import SqliteStore
+from support.forked import command
 from support.hives import HiveFolder, environment
 from support.wait import eventually
 
@@ -145,17 +146,16 @@ class Skep:
         return json.loads(done.stdout) if done.stdout else done.stderr
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "skep_nodes.cli", *words, "--hive", str(self.root)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+        return command((*words, "--hive", str(self.root)), environment())
 
 
 @pytest.fixture
 def skep(hive_folder: HiveFolder, router: object) -> Iterator[Skep]:
-    command = Skep(hive_folder.root)
+    skep = Skep(hive_folder.root)
     for module in ("skep_nodes.sy.config_routes", "skep_nodes.sy.identity"):
         hive_folder.start(module, [sys.executable, "-m", module, "--hive", str(hive_folder.root)])
-    eventually(lambda: command.run("tenant", "ls").returncode == 0, within=20, what="identity answers")
-    return command
+    eventually(lambda: skep.run("tenant", "ls").returncode == 0, within=20, what="identity answers")
+    return skep
 
 
 @pytest.mark.slow
@@ -185,6 +185,7 @@ def test_the_commands(skep: Skep, tmp_path: Path) -> None:
     assert [one["action"] for one in skep("identity", "history", bob)["history"]] == [
         "ILK_SPLIT",
         "ILK_MERGE",
+        "IDENTITY_IMPORT",
         "ILK_CREATED",
     ]
     whole = tmp_path / "whole.ndjson"
