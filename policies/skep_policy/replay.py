@@ -100,7 +100,9 @@ class Questions:
 
     def __init__(self, manifest: Manifest) -> None:
         roots = manifest.roots()
-        self.roots = roots if roots is None or "identity" not in roots else roots | {"agents"}  # who stands in it
+        self.roots = (
+            roots if roots is None or "identity" not in roots else roots | {"agents"}
+        )  # who stands in it
         reads = {name: manifest.reads.get(name, Reads()) for name in ENTRYPOINTS}
         self._parts = {name: parts_of(each) for name, each in reads.items()}
         self._source = {name for name, each in reads.items() if each.source}
@@ -193,9 +195,7 @@ def _add(
     (span.late if older else span.cases).append((revision, len(span.steps), case))
 
 
-def _case_of(
-    event: Mapping[str, Any], report: Report, questions: Questions | None = None
-) -> Case | None:
+def _case_of(event: Mapping[str, Any], report: Report, questions: Questions | None = None) -> Case | None:
     """What to ask again; None, counted, when there is nothing to ask or to compare with."""
     path, said, document = event.get("path"), outcome_of(event), event.get("input")
     if path not in ENTRYPOINTS or not isinstance(document, dict):
