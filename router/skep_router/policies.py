@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOAD_OK, LOAD_ERROR, LOADING = 0, 1, 2  # as upstream numbers them
 
 SLOW_NS: Final = 100_000
-"""An evaluation up to this is a miss like any other: four times what the default policy takes."""
+"""An evaluation up to this is a miss like any other: several times what the default policy takes."""
 SLOW_SHARE: Final = 200
 """One two-hundredth of the router's time for slow decisions of one asker: nobody else's p99 can feel it."""
 SLOW_BURST_NS: Final = 2_000_000 * SLOW_SHARE
