@@ -276,6 +276,11 @@ def test_each_mistake_at_the_command_line_has_its_code(hive: HiveFolder, tmp_pat
     broken = skep(hive, "degree", "verify")
     assert broken.returncode == 1
     assert "MODULE_CHANGED" in broken.stderr
+    degree_folder(hive.root, "AI.desk").rename(hive.root / "aside")
+    gone = skep(hive, "degree", "verify")
+    assert gone.returncode == 1
+    assert "AI.desk" in gone.stdout + gone.stderr  # whoever graduated is looked for, folder or not
+    (hive.root / "aside").rename(degree_folder(hive.root, "AI.desk"))
 
 
 def test_an_ilk_that_identity_does_not_know_does_not_graduate(hive: HiveFolder) -> None:

@@ -13,6 +13,8 @@ from skep.protocol.names import base_of, parse_name
 from skep.seal import KeyRing, Verified
 from skep_nodes.cli.failure import Exit, Failure
 from skep_nodes.cli.output import Column, Output
+from skep_nodes.degrees.history import HistoryDamaged
+from skep_nodes.degrees.roll import carriers
 
 ROWS = [
     Column("agent", "AGENT"), Column("seal", "SEAL"), Column("degree", "DEGREE", flexible=True),
@@ -47,8 +49,13 @@ def _place(hive: Hive, agent: str) -> tuple[str, Path, str]:
 
 
 def _all(hive: Hive) -> list[tuple[str, Path, str]]:
-    links = sorted(path.name for path in (hive.root / AGENTS).glob("[!.]*"))
-    return [_place(hive, name) for name in links]
+    """Every agent with a folder, and every one that the registrar's history says should have one."""
+    names = {path.name for path in (hive.root / AGENTS).glob("[!.]*")}
+    try:
+        names |= {base_of(each.seal.handler) for each in carriers(hive.root)}
+    except (HistoryDamaged, OSError) as error:
+        raise Failure("REGISTRAR_MISSING", "who graduated cannot be read", why=str(error)) from error
+    return [_place(hive, name) for name in sorted(names)]
 
 
 def _verified(folder: Path, handler: str, ring: KeyRing) -> Verified:
