@@ -138,7 +138,7 @@ def test_dbus_was_measured(tiny: dict[str, Any]) -> None:
     assert [row for row in tiny["results"] if row["peer"] == "dbus-fast on dbus-broker"], tiny["not_run"]
 
 
-@pytest.mark.needs("gcc", "nats-server", "dbus-broker", "root")
+@pytest.mark.needs("gcc", "nats-server", "dbus-broker", "opa", "root")
 def test_nothing_was_left_out(tiny: dict[str, Any]) -> None:
     assert tiny["not_run"] == []
 

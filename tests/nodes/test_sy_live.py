@@ -307,7 +307,7 @@ async def as_guest(hive: HiveFolder, script: list[tuple[str, dict[str, Any], str
         for verb, payload, expected in script:
             guest.send("SY.threads", "system", payload, msg=verb)
             answer = guest.receive()["payload"]
-            assert answer.get("error_code", answer["status"]) == expected, (verb, answer)
+            assert answer.get("error_code", answer.get("status")) == expected, (verb, answer)
         guest.close()
 
     return await asyncio.to_thread(run_as, GUEST, say_all)

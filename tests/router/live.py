@@ -43,6 +43,7 @@ class Live:
         self.config = ConfigWriter.create(self.root, self.hive)
         self.config.publish(ConfigState(version=1, grants=grants))
         self.policy = PolicyWriter.create(self.root, self.hive)
+        self.router: RouterProcess | None = None
         self.version = 0
         self.askers = 0
         self.ilks: IlksWriter | None = None
@@ -108,7 +109,7 @@ class Live:
     def close(self) -> None:
         for line in self.lines:
             line.close()
-        if getattr(self, "router", None) is not None and self.router.running():
+        if self.router is not None and self.router.running():
             self.router.stop()
         for writer in (self.ilks, self.tenants, self.policy, self.config):
             if writer is not None:

@@ -28,7 +28,8 @@ def live(hive_folder: HiveFolder) -> Iterator[Live]:
     live = Live(hive_folder)
     yield live
     live.close()
-    assert "Traceback" not in live.router.log(), live.router.log()
+    if live.router is not None:  # not where the test needed something that this machine lacks
+        assert "Traceback" not in live.router.log(), live.router.log()
 
 
 def bot(**facts: Any) -> IlkRecord:
