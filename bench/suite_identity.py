@@ -72,13 +72,19 @@ def _look_ups(regions: Filled, reads: int) -> Figures:
 
 
 def _timed(look_up: Callable[[Any], object], keys: Sequence[Any]) -> tuple[float, float]:
-    """p50 and p99 in us of one look-up of each key, clock included."""
-    clock, taken = time.perf_counter_ns, []
+    """p50 and p99 in us of one look-up of each key. Reading the clock takes a twentieth of one: its own p50, measured
+    between the look-ups, is taken off."""
+    clock, taken, clocks = time.perf_counter_ns, [], []
     for key in keys:
         begun = clock()
+        nothing = clock()
         look_up(key)
-        taken.append(clock() - begun)
-    return _percentiles(taken)
+        ended = clock()
+        taken.append(ended - nothing)
+        clocks.append(nothing - begun)
+    clocks.sort()
+    off = clocks[len(clocks) // 2]
+    return _percentiles([one - off for one in taken])
 
 
 def _percentiles(taken_ns: list[int]) -> tuple[float, float]:

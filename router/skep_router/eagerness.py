@@ -6,6 +6,9 @@ to `spin_ns`; other processes that want the core get it (sched_yield). Looking i
 `_PATIENCE` looks without a read it sleeps like any program, and tries again after `_PAUSE` further reads. So a
 conversation keeps the router awake, and a trickle does not (the kernel's halt polling works alike, from the other
 side).
+
+Where the core is offered and somebody takes it, there is no idle core to be kept awake: looking only makes those who
+have work wait for one who has none. So that ends it at once, for the same `_PAUSE`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 
 _PATIENCE = 3
 _PAUSE = 256
+_TAKEN_NS = 3_000  # an offer that nobody takes is back in 1 us
 _now, _CLOCK = time.clock_gettime_ns, time.CLOCK_MONOTONIC
 
 
@@ -56,6 +60,9 @@ class Eagerness:
             self._until = now + self._spin_ns
         elif now < self._until:
             os.sched_yield()
+            if _now(_CLOCK) - now > _TAKEN_NS:
+                self._looking, self._misses, self._skip = False, 0, _PAUSE
+                return
         else:
             self._rest()
             return
