@@ -68,18 +68,3 @@ def test_a_trickle_is_not_waited_for(loop: FakeLoop) -> None:
         loop.now += 1_000_000
     assert awake[: eagerness._PATIENCE] == [True] * eagerness._PATIENCE
     assert sum(awake) <= 3 * eagerness._PATIENCE
-
-
-def test_a_core_that_others_want_is_left_to_them(loop: FakeLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def taken() -> None:
-        loop.now += eagerness._TAKEN_NS + 1
-
-    eager = Eagerness(loop, 100 * SPIN_NS)  # type: ignore[arg-type]
-    monkeypatch.setattr(eagerness.os, "sched_yield", taken)
-    eager.stir()
-    assert turns_awake(loop) == 2  # the look after the read, and the first that offered the core
-    for _ in range(eagerness._PAUSE):
-        eager.stir()
-        assert not loop.soon
-    eager.stir()
-    assert loop.soon
