@@ -7,9 +7,9 @@ to `spin_ns`; other processes that want the core get it (sched_yield). Looking i
 conversation keeps the router awake, and a trickle does not (the kernel's halt polling works alike, from the other
 side).
 
-Rejected: ending it as soon as an offered core is taken (a yield that lasts). Where client, router and responder share one
-core it saves the Python SDK a sixth of a round trip; C clients lose a fifth, and so do two cores of a virtual machine,
-where a yield may last for other reasons.
+Rejected: ending it as soon as an offered core is taken (a yield that lasts). Where client, router and responder share
+one core it saves the Python SDK a sixth of a round trip; C clients lose a fifth, and so do two cores of a virtual
+machine, where a yield may last for other reasons.
 """
 
 from __future__ import annotations
