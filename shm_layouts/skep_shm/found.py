@@ -6,6 +6,7 @@ It is equal to the record, is read like it, and never changes: a member is decod
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -19,8 +20,9 @@ class Found(Generic[T]):
     raw: bytes
     known: T | None
 
+    @abstractmethod
     def _decoded(self) -> T:
-        raise NotImplementedError
+        """The whole record, from `raw`."""
 
     @property
     def record(self) -> T:
