@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cli.command import SKEP, skep_command
+from support.forked import SKEP, skep_command
 from support.hives import REPO, HiveFolder, environment, private_hive
 from support.wait import eventually
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from cli.command import SKEP, skep_command
 from skep.hive import find_hive
 from skep_nodes.cli.expected import listener, missing_regions
+from support.forked import SKEP, skep_command
 from support.hives import SHM, HiveFolder, private_hive
 from support.wait import eventually
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from cli.command import SKEP, skep_command
 from skep.errors import HiveError, LinkClosed, RemoteProtocolError
 from skep.hive import find_hive
 from skep.protocol.codes import CloseReason
@@ -24,6 +23,7 @@ from skep_nodes.cli.policy_life import Asked
 from skep_nodes.cli.run import _help_for, translated
 from skep_nodes.cli.session import answered, refused
 from skep_nodes.cli.shm_commands import region_called
+from support.forked import SKEP, skep_command
 from support.hives import HiveFolder, private_hive
 from support.wait import eventually
 

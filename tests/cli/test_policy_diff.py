@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
-from cli.command import skep_command
 from skep import Hive
 from skep_nodes.cli.explain_log import moment_of, stamp
 from skep_nodes.cli.failure import Failure
 from skep_nodes.cli.policy_diff import accepted_groups
 from skep_nodes.sy.decisions import log_folder
 from skep_nodes.sy.decisions_store import DecisionLog
+from support.forked import skep_command
 
 pytestmark = pytest.mark.needs("opa")
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from cli.command import skep_command
 from skep import DeliveryError, Message, Node
 from skep_nodes.cli.explain_decision import candidates_of
 from skep_nodes.cli.explain_log import lines_with
 from skep_nodes.cli.explain_rules import rules_of
 from skep_nodes.sy.decisions import FOLDER
 from skep_nodes.sy.decisions_store import LogReader, log_files, sealed
+from support.forked import skep_command
 from support.hives import HiveFolder, private_hive
 from support.wait import eventually
 

@@ -1,18 +1,18 @@
-"""`skep` commands in forked children: processes of their own that need not read and compile Python's modules again.
+"""`skep` as a process, without paying for its imports each time: a fork of the process that tests.
 
-A command is asked for dozens of times in a live test, and a new interpreter costs a second each time on a busy machine.
-What is inherited is what a fresh one would have imported; arguments, environment, output and exit code are the child's.
+What it prints, its exit code, its arguments, its environment and its signals are those of a process of its own. `up`
+and `demo`, which start others, are run as a person would run them; so is whatever a test wants to time.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from subprocess import CompletedProcess
 from typing import IO
 
 from skep_nodes.cli import (  # noqa: F401  most of them for the children, which then need not import them
@@ -28,35 +28,61 @@ from skep_nodes.cli import (  # noqa: F401  most of them for the children, which
     output,
     run,
 )
+from support.hives import environment
+from support.wait import eventually
 
-LIMIT_S = 60
+SKEP = [sys.executable, "-m", "skep_nodes.cli"]
+WITHIN_S = 90.0
 
 
-def command(arguments: tuple[str, ...], env: Mapping[str, str]) -> CompletedProcess[str]:
-    """Run one command and hear what it said; it is killed after LIMIT_S."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+def skep_command(*arguments: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    if arguments[:1] in (("up",), ("demo",)):
+        return subprocess.run(
+            [*SKEP, *arguments], input=stdin, env=environment(**env), capture_output=True, text=True, timeout=WITHIN_S,
+            check=False,
+        )  # fmt: skip
+    return command(arguments, environment(**env), stdin)
+
+
+def command(arguments: tuple[str, ...], env: Mapping[str, str], stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one command in a forked child and hear what it said."""
+    made = tempfile.TemporaryFile
+    with made("w+") as given, made("w+") as out, made("w+") as err:
+        given.write(stdin)
+        given.seek(0)
         pid = os.fork()
         if pid == 0:
-            _become(arguments, env, out, err)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        return CompletedProcess(list(arguments), code, _said(out), _said(err))
+            _become(arguments, env, (given, out, err))
+        code = _end_of(pid)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess([*SKEP, *arguments], code, out.read(), err.read())
 
 
-def _said(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read().decode()
+def _end_of(pid: int) -> int:
+    """Its exit code; a command that hangs is killed, and fails the test."""
+
+    def ended() -> tuple[int] | None:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        return (os.waitstatus_to_exitcode(status),) if found else None
+
+    try:
+        return eventually(ended, within=WITHIN_S, what="the command ends")[0]
+    except AssertionError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
-def _become(arguments: tuple[str, ...], env: Mapping[str, str], out: IO[bytes], err: IO[bytes]) -> None:
-    code = 1
+def _become(arguments: tuple[str, ...], env: Mapping[str, str], files: tuple[IO[str], ...]) -> None:
+    code = 99
     try:
         signal.set_wakeup_fd(-1)  # the parent's loop must not hear of signals to this process
-        signal.alarm(LIMIT_S)
-        for stream, fd in ((os.open(os.devnull, os.O_RDONLY), 0), (out.fileno(), 1), (err.fileno(), 2)):
-            os.dup2(stream, fd)
-        sys.stdin, sys.stdout, sys.stderr = (
-            os.fdopen(fd, mode) for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
-        )
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, file in enumerate(files):
+            os.dup2(file.fileno(), number)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         sys.argv = ["skep", *arguments]
         os.environ.clear()
         os.environ.update(env)
@@ -64,7 +90,7 @@ def _become(arguments: tuple[str, ...], env: Mapping[str, str], out: IO[bytes], 
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc()  # and the code says that it was no answer
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
