@@ -6,7 +6,7 @@ compiled `struct` cuts the keys of a whole block, another the frames: 25 and 35 
 (CPython 3.11, 384-byte frames). Nothing is believed: a block counts only if all its lengths are the same eight bytes.
 
 Rejected: blocks of every read whatever its lengths (there is no way to find boundaries but to walk them); columns cut
-with strided slices instead of a `struct` for the lengths (as fast, and harder to read).
+with strided slices instead of a `struct` for the lengths (20 ns a frame less, eight slices and a loop more).
 """
 
 from __future__ import annotations
